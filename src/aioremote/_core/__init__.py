@@ -1,0 +1,1 @@
+"""Async mechanics that know nothing remote. Not public."""

@@ -1,0 +1,47 @@
+"""The HOSTS word of the command line: ranges, lists and patterns of the ssh config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from aioremote.fleet.hosts import HostSource, with_patterns
+from aioremote.machine import Machine
+
+__all__ = ["Hosts", "read_hosts_word"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Hosts that can be used, not resolved yet.
+
+    Attributes:
+        given: as `Fleet` takes them.
+        total: how many there are.
+    """
+
+    given: str | list[str]
+    total: int
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield each host as reports call it, in the order given."""
+        source: HostSource[Machine] = HostSource(self.given)
+        return (target.key for target in source)
+
+
+def read_hosts_word(word: str, config: str | None) -> Hosts:
+    """Read the word.
+
+    Args:
+        word: as "web[01-40],db1"; with ``*`` or ``?`` in a part of it, that part stands for hosts of the config.
+        config: the ssh config to look patterns up in, None for none.
+
+    Raises:
+        AddressError: a host or a range that cannot be used, or a pattern that matches nothing.
+        ConfigError: the config cannot be read.
+        ValueError: no hosts, or one twice.
+    """
+    given = with_patterns(word, config)
+    source: HostSource[Machine] = HostSource(given)
+    total = source.total
+    return Hosts(given, total if total is not None else sum(1 for _ in source))

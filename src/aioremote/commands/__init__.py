@@ -1,0 +1,1 @@
+"""Commands over any transport: orders, running processes, lines, scopes."""

@@ -1,0 +1,1 @@
+"""Paths and files at the far end."""

@@ -1,0 +1,107 @@
+"""What a machine does with files: the part of `Machine` that stands in this layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, cast
+
+from aioremote._core.pieces import TreeOptions
+from aioremote.files.path import RemotePath, temporary_folder
+from aioremote.files.transfer import far_end, near_end, transfer
+
+if TYPE_CHECKING:
+    from aioremote.machine import Machine
+    from aioremote.types import TransferProgress, TransferReport
+
+__all__ = ["MachineFiles"]
+
+
+class MachineFiles:
+    """Paths and transfers of a machine."""
+
+    def path(self, *parts: str | RemotePath) -> RemotePath:
+        """Return a path on this machine."""
+        return RemotePath(cast("Machine", self), *parts)
+
+    def tempdir(self) -> AbstractAsyncContextManager[RemotePath]:
+        """Return an async context manager of a far directory that is removed at the end."""
+        return temporary_folder(cast("Machine", self))
+
+    async def upload(
+        self,
+        src: str | os.PathLike[str],
+        dst: str | RemotePath,
+        *,
+        overwrite: bool = True,
+        preserve: bool = False,
+        preserve_special: bool = False,
+        durable: bool = True,
+        progress: Callable[[TransferProgress], None] | None = None,
+    ) -> TransferReport:
+        """Bring a near file or tree here. Each file is old or new at every moment, never part of it.
+
+        A file given an existing directory lands in it; a tree's `dst` is its final path, also where it exists. A `dst`
+        with a slash at its end takes either below it. Pipes, sockets and devices are left out and reported.
+
+        Args:
+            src: near path; a link there is followed, links in a tree are copied as they are.
+            dst: far path, below the task's directory.
+            overwrite: whether files may be replaced; FileExistsError otherwise.
+            preserve: keep permissions and times. Otherwise a new file has the source's permissions less the far umask,
+                and one that is replaced keeps its own.
+            preserve_special: keep set-id bits and write permission for all too.
+            durable: return only when the far disk has it, where the far side can tell: a single file with its
+                directory, a tree once at its end.
+            progress: called with a TransferProgress after each piece, on the loop.
+
+        Raises:
+            FileError: with the path, of either side; ``.host`` tells which.
+            FileChanged: a near file changed while it was read.
+            ConnectionLost: the link ended. Temporary files that could not be removed (``.aioremote-….part``) are
+                removed when this machine connects again.
+            UnsupportedError: this machine has no files.
+
+        Cancellation: targets are old or new; no temporary file is left.
+        """
+        options = TreeOptions(
+            preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable
+        )
+        near = near_end(src)
+        far = await far_end(cast("Machine", self), dst)
+        return await transfer(near, far, options=options, progress=progress)
+
+    async def download(
+        self,
+        src: str | RemotePath,
+        dst: str | os.PathLike[str],
+        *,
+        overwrite: bool = True,
+        preserve: bool = False,
+        preserve_special: bool = False,
+        durable: bool = True,
+        progress: Callable[[TransferProgress], None] | None = None,
+    ) -> TransferReport:
+        """Bring a far file or tree to this side; otherwise as `upload`.
+
+        The far side is not trusted: nothing that it lists touches anything outside `dst`, no link below `dst` is
+        followed, and links that lead out of the tree are left out and reported.
+
+        Args:
+            src: far path, below the task's directory; a link there is followed.
+            dst: near path.
+            overwrite, preserve, preserve_special, durable, progress: as in `upload`.
+
+        Raises:
+            UnsafePathError: the far side lists names that no directory can hold.
+            FileError, FileChanged, ConnectionLost, UnsupportedError: as in `upload`.
+
+        Cancellation: targets are old or new; no temporary file is left.
+        """
+        options = TreeOptions(
+            preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable
+        )
+        near = near_end(dst)
+        far = await far_end(cast("Machine", self), src)
+        return await transfer(far, near, options=options, progress=progress)

@@ -1,0 +1,188 @@
+"""Files and trees from one place to another: near to far, far to near, machine to machine.
+
+What is done at either end is the engines'; here is where a source ends up, what is refused before anything is sent, and
+the report.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aioremote._core.pieces import Tally, TreeOptions, carry
+from aioremote.errors import FileMissing, NotAFolder, file_error
+from aioremote.files.pure import PureRemotePath
+from aioremote.transports.local_files import LocalFiles
+from aioremote.types import TransferProgress, TransferReport
+
+if TYPE_CHECKING:
+    from aioremote.machine import Machine
+    from aioremote.protocols import FileSystem
+
+__all__ = ["End", "copy", "copy_paths", "far_end", "near_end", "transfer"]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a transfer.
+
+    Attributes:
+        files: the file system.
+        path: as it was given.
+        host: the machine's name, for errors.
+        is_near: whether it is this machine.
+    """
+
+    files: FileSystem
+    path: bytes
+    host: str
+    is_near: bool = False
+
+
+def near_end(path: str | os.PathLike[str]) -> End:
+    """Return a path of this machine.
+
+    Raises:
+        TypeError: a far path, or none at all.
+    """
+    if isinstance(path, PureRemotePath):
+        raise TypeError(f"{path!r} is a far path: give a str or os.PathLike for the near side, or use aioremote.copy")
+    return End(LocalFiles(), _bytes(os.fspath(path)), "localhost", is_near=True)
+
+
+async def far_end(machine: Machine, path: str | PureRemotePath) -> End:
+    """Return a path of a machine, below the calling task's directory.
+
+    Raises:
+        ValueError: a path of another machine.
+    """
+    given = bytes(path) if isinstance(path, PureRemotePath) else _bytes(path)
+    if isinstance(path, PureRemotePath):
+        path.pure_on(machine)
+        machine = path.machine
+    return End(await machine.transport.open_files(), machine.absolute(given), machine.host)
+
+
+def _bytes(path: str) -> bytes:
+    if not path or "\0" in path:
+        raise ValueError(f"path {path!r}: give one that is not empty and holds no NUL byte")
+    return os.fsencode(path)
+
+
+async def copy(
+    src: str | os.PathLike[str] | PureRemotePath,
+    dst: str | os.PathLike[str] | PureRemotePath,
+    *,
+    overwrite: bool = True,
+    preserve: bool = False,
+    preserve_special: bool = False,
+    durable: bool = True,
+    progress: Callable[[TransferProgress], None] | None = None,
+) -> TransferReport:
+    """Bring a file or tree from anywhere to anywhere; between machines it streams through here, without a near copy.
+
+    Args:
+        src, dst: a RemotePath of any machine, or a near path as str or os.PathLike.
+        overwrite, preserve, preserve_special, durable, progress: as in `Machine.upload`.
+
+    Raises:
+        RemoteError, ValueError: as `Machine.upload` and `Machine.download`.
+
+    Cancellation: targets are old or new; no temporary file is left.
+    """
+    options = TreeOptions(preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable)
+    source, target = await _end(src), await _end(dst)
+    return await transfer(source, target, options=options, progress=progress)
+
+
+async def _end(path: str | os.PathLike[str] | PureRemotePath) -> End:
+    if isinstance(path, PureRemotePath):
+        return await far_end(path.machine, path)
+    return near_end(path)
+
+
+async def copy_paths(source: PureRemotePath, target: PureRemotePath) -> TransferReport:
+    """Copy a file or tree from one far path to another, to exactly that path."""
+    ends = await far_end(source.machine, source), await far_end(target.machine, target)
+    return await transfer(*ends, options=TreeOptions(), below_folder=False)
+
+
+async def transfer(
+    source: End,
+    target: End,
+    *,
+    options: TreeOptions,
+    progress: Callable[[TransferProgress], None] | None = None,
+    below_folder: bool = True,
+) -> TransferReport:
+    """Bring a file or tree from one end to the other.
+
+    Args:
+        source, target: the ends.
+        options: how.
+        progress: called after each piece.
+        below_folder: whether a file given a directory lands in it.
+    """
+    began = time.perf_counter()
+    tally = Tally(progress)
+    found = await source.files.stat(source.path)
+    place = await _place(source, target, is_tree=found.is_dir(), below_folder=below_folder, options=options)
+    await carry(
+        source.files,
+        source.path,
+        target.files,
+        place,
+        tally=tally,
+        options=options,
+        host=source.host,
+        trusted=source.is_near,
+    )
+    engines = [end.files.engine for end in (source, target) if not end.is_near]
+    return TransferReport(
+        files=tally.files_done,
+        bytes=tally.bytes_done,
+        elapsed=time.perf_counter() - began,
+        engine="+".join(dict.fromkeys(engines)) or "local",
+        skipped=tuple(tally.skipped),
+    )
+
+
+async def _place(source: End, target: End, *, is_tree: bool, below_folder: bool, options: TreeOptions) -> bytes:
+    """Return the final path of what is brought.
+
+    A tree's is the target as it was given, also where it exists; a file given an existing directory lands in it. A
+    target with a slash at its end takes either below it.
+    """
+    place = target.path
+    if place.endswith(b"/") and place.strip(b"/"):
+        place = place.rstrip(b"/")
+        try:
+            await target.files.stat(place)
+        except FileMissing:
+            await target.files.mkdir(place)
+        return os.path.join(place, await _name(source))
+    if is_tree:
+        return place
+    try:
+        found = await target.files.stat(place)
+    except (FileMissing, NotAFolder):
+        return place
+    if found.is_dir() and below_folder:
+        return os.path.join(place, await _name(source))
+    if found.is_dir():
+        raise file_error(errno.EISDIR, os.fsdecode(place), host=target.host)
+    if not options.overwrite:
+        raise file_error(errno.EEXIST, os.fsdecode(place), host=target.host)
+    return place
+
+
+async def _name(source: End) -> bytes:
+    """Return the source's own name."""
+    name = os.path.basename(source.path.rstrip(b"/"))
+    if name in (b"", b".", b".."):
+        name = os.path.basename(await source.files.realpath(source.path))
+    return name or b"root"

@@ -1,0 +1,41 @@
+"""What a channel can be opened for. Each service is compiled when it is first wanted: no bootstrap waits for it."""
+
+from .probes import Discard, Echo, Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .handlers import Handler
+    from .serve import Outpost
+
+__all__ = ["SERVICES"]
+
+
+def _processes(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    from .programs import Processes
+
+    SERVICES["process"] = service = Processes(outpost)
+    return service(outpost, number, header)
+
+
+def _calls(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    from .pool import Pool
+
+    return Pool(outpost, number, header)
+
+
+def _call(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    from .calls import pinned
+
+    return pinned(outpost, number, header)
+
+
+SERVICES: "dict[str, Callable[[Outpost, int, bytes], Handler]]" = {
+    "echo": Echo,
+    "discard": Discard,
+    "source": Source,
+    "process": _processes,
+    "calls": _calls,
+    "call": _call,
+}

@@ -1,0 +1,90 @@
+"""The first shipped module that runs: it makes the others importable from their sources and starts the entry module.
+
+It moves the stream to the near end away from descriptors 0 and 1, so that nothing that prints or reads can disturb it.
+Not for what the outpost then does: that is the entry module's business.
+"""
+
+import os
+import sys
+from importlib.machinery import ModuleSpec
+
+__all__ = ["PACKAGE", "Sources", "start"]
+
+PACKAGE = "aioremote_outpost"
+
+
+class Sources:
+    """Finds and loads the modules of one package from sources in memory, compiling each when it is imported.
+
+    ``linecache`` asks `get_source`, so that tracebacks show the lines.
+    """
+
+    def __init__(self, package: "str", sources: "dict[str, str]") -> None:
+        self._sources = {package + "." + name: text for name, text in sources.items()}
+        self._sources[package] = self._sources.pop(package + ".__init__", "")
+        self._package = package
+
+    def find_spec(self, name: "str", path: "object" = None, target: "object" = None) -> "ModuleSpec | None":
+        """Return the spec of a shipped module, None for any other."""
+        if name not in self._sources:
+            return None
+        is_package = name == self._package
+        spec = ModuleSpec(name, self, origin=self._file_name(name), is_package=is_package)  # type: ignore[arg-type]
+        spec.has_location = True
+        return spec
+
+    def _file_name(self, name: "str") -> "str":
+        return "aioremote/outpost/far/%s.py" % (name[len(self._package) + 1 :] or "__init__")
+
+    def create_module(self, spec: "ModuleSpec") -> "None":
+        """Leave it to Python."""
+
+    def exec_module(self, module: "object") -> "None":
+        """Run the module's source in its namespace."""
+        space = vars(module)
+        name = space["__name__"]
+        exec(compile(self._sources[name], self._file_name(name), "exec", dont_inherit=True), space)
+
+    def get_source(self, name: "str") -> "str":
+        """Return the source of a shipped module."""
+        return self._sources[name]
+
+
+def start(sources: "dict[str, str]", entry: "str", nonce: "str", options: "dict[str, object]") -> "None":
+    """Start the entry module: its ``main(read_fd, write_fd, err_fd, nonce, options)`` is the rest of this process.
+
+    Before that the near end gets its answer: nonce, version, pid, and the executable in hexadecimal. What goes wrong
+    earlier leaves its traceback on standard error.
+    """
+    del sys.argv[1:]
+    read_fd, write_fd, err_fd = _take_streams()
+    sys.meta_path.insert(0, Sources(PACKAGE, sources))
+    module = PACKAGE + "." + entry
+    __import__(module)
+    version = "%d.%d.%d" % sys.version_info[:3]
+    answer = "%s %s %d %s\n" % (nonce, version, os.getpid(), os.fsencode(sys.executable or "").hex())
+    _write_all(write_fd, answer.encode())
+    sys.modules[module].main(read_fd, write_fd, err_fd, nonce, options)
+
+
+def _take_streams() -> "tuple[int, int, int]":
+    """Duplicate the streams; then 0 reads nothing, and what is printed goes where errors go."""
+    read_fd, write_fd = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        err_fd = os.dup(2)
+    except OSError:  # started without one
+        err_fd = os.dup(null)
+    os.dup2(null, 0)
+    os.dup2(err_fd, 1)
+    os.dup2(err_fd, 2)
+    os.close(null)
+    return read_fd, write_fd, err_fd
+
+
+def _write_all(fd: "int", data: "bytes") -> "None":
+    import select
+
+    while data:
+        select.select([], [fd], [])
+        data = data[os.write(fd, data) :]

@@ -1,0 +1,164 @@
+"""What is sent to bring a far Python up: the search, stage 0 on the command line, and what follows on its input.
+
+Pure functions of text and bytes; the dialogue is in `launch`. The order of things:
+
+1. ``/bin/sh`` looks for a Python of 3.6 or later (``python -V`` takes 2 ms) and becomes it, running `STAGE_0`.
+2. Stage 0 prints READY and reads one line, byte by byte: nothing is sent before, since a login file that reads its
+   input, or a password prompt, would get it.
+3. That line reads so many bytes, checks and unpacks them and starts `far.stage1`, which answers with a nonce.
+
+`STAGE_0` holds no quote, ``$``, backtick, ``!``, ``%``, backslash or newline, so that it passes through any quotes:
+those of a prefix that feeds a shell, of sudo's or a container's wrappers. A transport that quotes an argv for the far
+shell needs less: without ``'``, ``!``, backslash and newline, in the search too, the line needs no octal digits.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+
+__all__ = [
+    "CANDIDATES",
+    "EXIT_CUT",
+    "EXIT_DAMAGED",
+    "EXIT_NOT_FOUND",
+    "EXIT_TOO_OLD",
+    "STAGE_0",
+    "Payload",
+    "find_and_run",
+    "outpost_payload",
+    "tried",
+]
+
+EXIT_NOT_FOUND = 7  # no Python, or only old ones: `tried` tells
+EXIT_TOO_OLD = 8  # stage 0 runs on an old one, whose -V told something else
+EXIT_CUT = 9  # the input ended
+EXIT_DAMAGED = 10  # what came is not what was sent
+
+CANDIDATES = (
+    "python3",
+    *(f"python3.{minor}" for minor in range(14, 5, -1)),
+    "/usr/bin/python3",
+    "/usr/local/bin/python3",
+    "/usr/libexec/platform-python",
+    "/opt/homebrew/bin/python3",
+    "python",
+)
+"""Where Python is looked for; the plain names on the login's PATH. platform-python is that of RHEL 8."""
+
+# Empty entries of sys.path mean the working directory, where a select.py may lie.
+STAGE_0 = (
+    f"import sys;sys.version_info<(3,6)and sys.exit({EXIT_TOO_OLD});sys.path=[p for p in sys.path if p];"
+    "import os,select;n=bytes((10,));os.write(1,sys.argv[1][::-1].encode()+n);exec(bytes().join(iter("
+    f"lambda:select.select([0],[],[])and os.read(0,1)or sys.exit({EXIT_CUT}),n)))"
+)
+
+# $1 is stage 0. Long names, since a variable that the environment exports already would reach Python. From 3.11 on -P
+# keeps the working directory out; 3.13 imports linecache before it runs a -c.
+_FIND = (
+    '[ -d "$PWD" ] && pwd -P >/dev/null 2>&1 || cd /; '  # Python 3.11 does not start in a directory that was removed
+    'aioremote_ask() {{ {{ "$1" -V; }} 2>&1 </dev/null; }}; aioremote_stage=$1; shift; '
+    'for aioremote_python do case $(aioremote_ask "$aioremote_python") in '
+    '"Python 3."[6-9]*|"Python 3.10"*) exec "$aioremote_python" {flags} -c "$aioremote_stage" {mark};; '
+    '"Python 3."[1-9][0-9]*) exec "$aioremote_python" {flags}P -c "$aioremote_stage" {mark};; esac; done; '
+    'for aioremote_python do echo "aioremote: $aioremote_python: $(aioremote_ask "$aioremote_python")" >&2; done; '
+    "exit {status}"
+)
+
+_TRIED = re.compile(r"^aioremote: (.*)$", re.MULTILINE)
+
+# Short, since stage 0 reads it with two system calls a byte. hashlib loads OpenSSL, which takes 3 ms.
+_LINE = """\
+d=b""
+while len(d)<{size}:
+ select.select([0],[],[])
+ p=os.read(0,{size}-len(d))
+ p or sys.exit({cut})
+ d+=p
+import zlib
+try:h=__import__("_sha2"if sys.version_info>(3,12)else"_sha256")
+except ImportError:import hashlib as h
+h.sha256(d).hexdigest()=={digest!a}or sys.exit({damaged})
+nonce,options={nonce!a},{options!a}
+exec(zlib.decompress(d))"""
+
+_PACKED = """\
+sources = {modules!a}
+module = type(sys)("aioremote_outpost.stage1")
+exec(compile(sources["stage1"], "aioremote/outpost/far/stage1.py", "exec"), module.__dict__)
+module.start(sources, {entry!a}, nonce, options)
+"""
+
+
+def find_and_run(mark: str, *, python: str | None = None, isolated: bool = False) -> tuple[bytes, ...]:
+    """Return the argv that finds a Python and runs stage 0 in it.
+
+    Args:
+        mark: letters and digits that stage 0 prints when it is ready. They stand reversed in the argv, so that a shell
+            that echoes its command line is not taken for it.
+        python: a path, or a name on the far PATH; None for `CANDIDATES`.
+        isolated: whether Python ignores PYTHON* variables and the user's own site-packages (``-I``).
+
+    Raises:
+        ValueError: `python` is empty or starts with "-".
+    """
+    if python is not None and (not python or python.startswith("-")):
+        raise ValueError(f"python={python!r}: give a path, or a name on the far PATH")
+    script = _FIND.format(flags="-IB" if isolated else "-B", mark=mark[::-1], status=EXIT_NOT_FOUND)
+    names = CANDIDATES if python is None else (python,)
+    return tuple(os.fsencode(word) for word in ("/bin/sh", "-c", script, "aioremote", STAGE_0, *names))
+
+
+def tried(stderr: str) -> tuple[str, ...]:
+    """Return what the search has told of each interpreter it could not use, as "python3: Python 2.7.18"."""
+    return tuple(found.strip() for found in _TRIED.findall(stderr))
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Modules that are shipped, and the one whose ``main`` is called.
+
+    Attributes:
+        modules: source by name within the package; "stage1" is among them.
+        entry: the name of the module with ``main(read_fd, write_fd, err_fd, nonce, options)``.
+        packed: what is sent after the line.
+    """
+
+    modules: Mapping[str, str]
+    entry: str
+    packed: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        code = _PACKED.format(modules=dict(self.modules), entry=self.entry)
+        object.__setattr__(self, "packed", zlib.compress(code.encode("ascii"), 9))
+
+    def line(self, nonce: str, options: Mapping[str, object]) -> bytes:
+        """Return the line that stage 0 reads: it takes `packed` and starts the entry module.
+
+        Args:
+            nonce: letters and digits that the far end's answer begins with.
+            options: handed to ``main``: str to str, int, float, bool, None, bytes, or containers of them.
+        """
+        code = _LINE.format(
+            size=len(self.packed),
+            digest=hashlib.sha256(self.packed).hexdigest(),
+            cut=EXIT_CUT,
+            damaged=EXIT_DAMAGED,
+            nonce=nonce,
+            options=dict(options),
+        )
+        return f"exec({code!a})\n".encode("ascii")
+
+
+@functools.cache
+def outpost_payload() -> Payload:
+    """Return the outpost itself: every module of `far`, started by ``serve``. Reads files the first time."""
+    folder = resources.files("aioremote.outpost.far")
+    files = [item for item in folder.iterdir() if item.name.endswith(".py")]
+    return Payload({item.name.removesuffix(".py"): item.read_text(encoding="utf-8") for item in files}, "serve")

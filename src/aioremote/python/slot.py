@@ -1,0 +1,47 @@
+"""Where a machine keeps its far Python: nothing until it is used, then a hub. Imports nothing of weight before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aioremote.protocols import Transport
+    from aioremote.python.hub import Hub
+    from aioremote.python.interpreter import Interpreter
+
+__all__ = ["PythonSlot"]
+
+
+class PythonSlot:
+    """The far Python of one machine, shared with its views.
+
+    Args:
+        transport: what an outpost is launched over.
+        host: the machine's name.
+    """
+
+    def __init__(self, transport: Transport, host: str) -> None:
+        self._transport = transport
+        self._host = host
+        self._hub: Hub | None = None
+        self._interpreter: Interpreter | None = None
+
+    def interpreter(self) -> Interpreter:
+        """Return the machine's interpreter; asks nothing."""
+        if self._interpreter is None:
+            from aioremote.python.hub import Hub, launching  # with ast and pickle, for which commands do not wait
+            from aioremote.python.interpreter import Interpreter
+
+            self._hub = Hub(launching(self._transport, self._host), self._host)
+            self._interpreter = Interpreter(self._hub)
+        return self._interpreter
+
+    async def aclose(self) -> None:
+        """End all that runs there. May be called twice."""
+        if self._hub is not None:
+            await self._hub.aclose()
+
+    def abort(self) -> None:
+        """Drop it at once."""
+        if self._hub is not None:
+            self._hub.abort()

@@ -1,0 +1,280 @@
+"""The whole of a transport over one outpost: for a machine whose only road is a stream of bytes, or to save sessions.
+
+Programs run as the outpost's children, any number at once over one process of the transport below. What an outpost
+cannot do yet is left to that transport. Not for choosing between the two (`upgrading`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Literal
+
+from aioremote._core.deadline import Deadline
+from aioremote._core.lifetime import Owner, settle
+from aioremote.errors import ClosedError, ConnectionLost
+from aioremote.outpost.launch import Launcher, launch
+from aioremote.outpost.link import Link
+from aioremote.outpost.program import Program
+from aioremote.protocols import FarProcess, FileSystem, Transport
+from aioremote.types import Address, Capability, Endpoint, ProcessSpec
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from anyio.abc import ByteStream, Listener
+
+    from aioremote.outpost.link import Service
+
+__all__ = ["LinkedTransport"]
+
+MOST_PROGRAMS = 3000  # at once; an outpost takes 4096 channels
+_CLOSE_SECONDS = 2.0
+_OWN = frozenset({Capability.COMMANDS, Capability.TERMINAL, Capability.SIGNALS, Capability.TREE_KILL})
+
+
+class LinkedTransport(Transport):
+    """A machine through its outpost.
+
+    Args:
+        base: reaches the machine and starts the outpost; it is this transport's from now on.
+        launcher: starts the outpost in place of `base`.
+        python: a path, or a name on the far PATH; None looks for one of 3.6 or later.
+        isolated: whether Python ignores PYTHON* variables and the user's own site-packages.
+        keepalive: seconds of silence after which each end asks; 0 for never.
+        keepalive_count: silent intervals that make a lost link.
+        launch_timeout: seconds for the outpost to come up; None for no limit.
+        services: what the far end may open here, by kind.
+        kill_escapees: whether the end of a tree also ends what has left its session (`setsid`, daemons); Linux. Each
+            program then has a variable AIOREMOTE_PROGRAM, by which they are found.
+
+    Attributes:
+        base: as given.
+        version: the far Python's, as (3, 11, 7); all zero before there is a link.
+    """
+
+    def __init__(
+        self,
+        base: Transport,
+        *,
+        launcher: Launcher | None = None,
+        python: str | None = None,
+        isolated: bool = False,
+        keepalive: float = 15.0,
+        keepalive_count: int = 3,
+        launch_timeout: float | None = 30.0,
+        services: Mapping[str, Service] | None = None,
+        kill_escapees: bool = False,
+    ) -> None:
+        self.base: Transport = base
+        self._launcher: Launcher = launcher or base
+        self.address: Address = base.address
+        self.capabilities: frozenset[Capability] = base.capabilities | _OWN
+        self.version: tuple[int, int, int] = (0, 0, 0)
+        self.host: str = base.address.host or "localhost"
+        self._python = python
+        self._isolated = isolated
+        self._keepalive = keepalive
+        self._keepalive_count = keepalive_count
+        self._launch_timeout = launch_timeout
+        self._services = services
+        self._kill_escapees = kill_escapees
+        self._link: Link | None = None
+        self._connecting: asyncio.Task[Link] | None = None
+        self._owner: Owner | None = None
+        self._closed = False
+        self._ended: asyncio.Future[None] | None = None  # for who waits for the end of the link
+        self._programs: set[Program] = set()
+        self._queue: deque[asyncio.Future[None]] = deque()  # of those for whom there is no channel
+
+    @property
+    def state(self) -> Literal["new", "connecting", "connected", "lost", "closed"]:
+        """Whether it can be used."""
+        if self._closed:
+            return "closed"
+        if self._link is not None:
+            return "connected" if self._link.state == "up" else "lost"
+        return "new" if self._connecting is None or self._connecting.done() else "connecting"
+
+    # connecting
+
+    async def connect(self) -> None:
+        if self._link is None or self._link.state != "up":
+            await self.link()
+
+    async def link(self) -> Link:
+        """Return the link to the outpost, which is brought up where there was none; all who wait share one attempt.
+
+        Raises:
+            BootstrapError: no Python came up there.
+            ConnectError: as from the transport below.
+            ConnectionLost: it was lost earlier; see `reconnect`.
+            ForkedConnection: it belongs to another process.
+            ClosedError: this transport was closed.
+        """
+        link = self._link
+        if link is not None and link.state == "up":
+            return link
+        self._check_open()
+        if link is not None:
+            if link.is_forked:
+                raise link.error("not_started")
+            text = f"{self.host}: the link to the outpost was lost earlier"
+            raise ConnectionLost(text, host=self.host, outcome="not_started")
+        if self._connecting is None or self._connecting.done():
+            self._owner = self._owner or Owner(f"outpost on {self.host}")
+            self._owner.failures.clear()  # each was told to those who waited
+            self._connecting = self._owner.spawn(self._bring_up(), "connect")
+        task = self._connecting
+        await asyncio.wait({task})
+        if task.cancelled():
+            self._check_open()
+        return task.result()
+
+    async def _bring_up(self) -> Link:
+        await self.base.connect()
+        deadline = Deadline(self._launch_timeout)
+        options = {
+            "keepalive": self._keepalive,
+            "keepalive_count": self._keepalive_count,
+            "kill_escapees": self._kill_escapees,
+        }
+        launched = await launch(
+            self._launcher, deadline=deadline, python=self._python, isolated=self._isolated, options=options
+        )
+        link = Link(
+            launched,
+            host=self.host,
+            keepalive=self._keepalive,
+            keepalive_count=self._keepalive_count,
+            services=self._services,
+        )
+        try:
+            await link.start(timeout=deadline.left())
+        except BaseException:
+            await link.aclose()
+            raise
+        self._link, self.version = link, launched.version
+        assert self._owner is not None
+        self._owner.spawn(self._tell_end(link), "wait for the end of the link")
+        return link
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self.host}: this machine was closed", host=self.host)
+
+    async def reconnect(self) -> None:
+        link = self._link
+        if link is not None and link.state == "lost":
+            self._link = None
+            await link.aclose()
+            await self.base.reconnect()
+        await self.connect()
+
+    async def wait_lost(self) -> ConnectionLost | None:
+        if not self._closed and self.state != "lost":
+            ended = self._ended = self._ended or asyncio.get_running_loop().create_future()
+            await asyncio.wait({ended})
+        error = None if self._closed or self._link is None else self._link.error()
+        return error if isinstance(error, ConnectionLost) else None
+
+    async def _tell_end(self, link: Link) -> None:
+        await link.wait_over()
+        self._wake_who_waits()
+
+    def _wake_who_waits(self) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None and not ended.done():
+            ended.set_result(None)
+
+    # programs
+
+    async def start_process(self, spec: ProcessSpec) -> FarProcess:
+        link = self._link
+        if link is None or link.state != "up":
+            link = await self.link()
+        while len(self._programs) >= MOST_PROGRAMS:
+            await self._wait_for_place()
+        program = Program(link, spec, self._forget)
+        self._programs.add(program)
+        return program
+
+    async def _wait_for_place(self) -> None:
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self._pass_on()
+            raise
+
+    def _forget(self, program: Program) -> None:
+        self._programs.discard(program)
+        if self._queue:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._queue:
+            place = self._queue.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+
+    # what is left to the transport below
+
+    async def open_connection(self, target: Endpoint) -> ByteStream:
+        self._check_open()
+        return await self.base.open_connection(target)
+
+    async def open_listener(self, bind: Endpoint) -> Listener[ByteStream]:
+        self._check_open()
+        return await self.base.open_listener(bind)
+
+    async def open_files(self) -> FileSystem:
+        self._check_open()
+        return await self.base.open_files()
+
+    async def getfile(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:
+        self._check_open()
+        await self.base.getfile(remote_path, local_path)
+
+    async def putfile(self, local_path: str | os.PathLike[str], remote_path: str | os.PathLike[str]) -> None:
+        self._check_open()
+        await self.base.putfile(local_path, remote_path)
+
+    # its end
+
+    async def ping(self) -> float:
+        return await (await self.link()).ping()
+
+    async def aclose(self) -> None:
+        if self._link is not None and self._link.is_forked:
+            self._link = self._owner = self._connecting = None
+        self._closed = True
+        self._wake_who_waits()
+        connecting, self._connecting = self._connecting, None
+        try:
+            if connecting is not None and not connecting.done():
+                connecting.cancel()
+                await settle(connecting, _CLOSE_SECONDS)
+        finally:
+            try:
+                if self._link is not None:
+                    await self._link.aclose()
+            finally:
+                try:
+                    if self._owner is not None:
+                        await self._owner.aclose()
+                finally:
+                    await self.base.aclose()
+
+    def abort(self) -> None:
+        self._closed = True
+        self._wake_who_waits()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._link is not None:
+            self._link.abort()
+        self.base.abort()

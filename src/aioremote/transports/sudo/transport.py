@@ -1,0 +1,226 @@
+"""The sudo transport: the same connection as another user.
+
+Programs start through sudo (`door`, `entry`), and a guard that runs as the target user ends them, since a login cannot
+signal another user's processes. Connections and listeners are the login's own: sudo has no part in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aioremote._core.lifetime import Owner, bounded_cleanup
+from aioremote._core.names import check_user_name
+from aioremote.errors import ClosedError, UnsupportedError
+from aioremote.protocols import FarProcess, FileSystem, Transport
+from aioremote.transports.guard import Guard, GuardHome, GuardProcess
+from aioremote.transports.shell_files import ShellFiles
+from aioremote.transports.sudo.door import ORDER_SECONDS, Door
+from aioremote.transports.sudo.loop import GuardLoop
+from aioremote.transports.sudo.process import SudoProcess
+from aioremote.types import Address, Capability, Endpoint, ProcessSpec
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteStream, Listener
+
+    from aioremote.errors import ConnectionLost
+    from aioremote.protocols import PasswordProvider
+    from aioremote.transports.sudo.entry import Entry, Told
+
+__all__ = ["SudoTransport", "close_sudo_views"]
+
+T = TypeVar("T")
+CLOSE_SECONDS = 1.4
+GUARD_OPENING_SECONDS = 1.0  # that a second command waits for the guard to get its session first
+STARVING_SECONDS = 2.0  # after which the guard gives its session to the only command there is
+SILENCE_SECONDS = 90.0  # without a heartbeat, after which the guard takes the link for lost
+
+_views: weakref.WeakKeyDictionary[Transport, weakref.WeakSet[SudoTransport]] = weakref.WeakKeyDictionary()
+
+
+async def close_sudo_views(transport: Transport) -> None:
+    """Close every SudoTransport around `transport`, which is about to be closed: afterwards nothing can end theirs."""
+    async with asyncio.TaskGroup() as group:
+        for view in list(_views.get(transport, ())):
+            group.create_task(view.aclose())
+
+
+class SudoTransport(Transport, GuardHome):
+    """Another user on the host behind another transport, which stays its owner's to close.
+
+    Args:
+        inner: how the host is reached.
+        user: the target user.
+        password: a str, or an async function that gets a PasswordRequest and returns a str; None where sudo asks for
+            none.
+    """
+
+    def __init__(self, inner: Transport, *, user: str = "root", password: str | PasswordProvider | None = None) -> None:
+        check_user_name(user)
+        self.address: Address = replace(inner.address, path=f"{inner.address.path}#sudo:{user}")
+        self.capabilities: frozenset[Capability] = inner.capabilities - {Capability.FILES}
+        self.host: str = inner.address.host or "localhost"
+        self.user: str = user
+        self.closed: bool = False
+        self.closing: bool = False  # for the guard, which is needed until all have ended
+        self.guard: Guard = Guard(self, SILENCE_SECONDS)
+        self._inner = inner
+        self._first = asyncio.Lock()
+        self._starting = 0
+        self._idle = asyncio.Event()
+        self._owner = Owner(str(self.address))
+        self._door = Door(inner, user, password=password, owner=self._owner, end=self._end_too_late)
+        self._processes: set[SudoProcess] = set()
+        self._guarding: GuardLoop | None = None
+        _views.setdefault(inner, weakref.WeakSet()).add(self)
+
+    @property
+    def state(self) -> str:
+        """One of "new", "connecting", "connected", "lost" and "closed"."""
+        return "closed" if self.closed else getattr(self._inner, "state", "connected")
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedError(f"{self.host}: this machine (as {self.user}) was closed", host=self.host)
+
+    async def connect(self) -> None:
+        self._check_open()
+        await self._inner.connect()
+
+    # programs
+
+    async def start_process(self, spec: ProcessSpec) -> FarProcess:
+        self._check_open()
+        if self._door.asks is None:
+            async with self._first:  # one finds out what sudo wants
+                if self._door.asks is None:
+                    return await self._start(spec)
+        if self._starting or self._processes:  # the guard's session comes first: a burst would leave none
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GUARD_OPENING_SECONDS):
+                    await self.guard.opened()
+        return await self._start(spec)
+
+    async def _start(self, spec: ProcessSpec) -> FarProcess:
+        self._check_open()
+        if self.guard.state == "none" and self._guarding is not None and self._guarding.lost:
+            self.guard, self._guarding = Guard(self, SILENCE_SECONDS), None  # somebody has connected again
+        starving = asyncio.get_running_loop().call_later(STARVING_SECONDS, self._feed_the_starving)
+        self._starting += 1
+        try:
+            process = SudoProcess(self, *await self._door.enter(spec), stdin=spec.stdin)
+            self._processes.add(process)
+        finally:
+            starving.cancel()
+            self._starting -= 1
+            if not self._starting:
+                self._idle.set()
+        if self.closed:
+            await process.aclose()
+            self._check_open()
+        return process
+
+    def _feed_the_starving(self) -> None:
+        """Close the guard where it holds the only session that the server gives."""
+        if not self._processes:
+            self.guard.give_up()
+
+    async def _end_too_late(self, entry: Entry, told: Told) -> None:
+        await SudoProcess(self, entry, told, stdin=False).aclose()
+
+    def forget(self, process: SudoProcess) -> None:
+        """Take note that a process has ended."""
+        self._processes.discard(process)
+
+    # the guard's home
+
+    def spawn(self, coro: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
+        return self._owner.spawn(coro, what)
+
+    def begin_guard(self, spec: ProcessSpec) -> GuardProcess | None:
+        return None
+
+    async def open_guard(self, spec: ProcessSpec, begun: GuardProcess | None) -> GuardProcess | None:
+        if self._guarding is not None:
+            await self._guarding.aclose()
+        entry, _ = await self._door.enter(spec)
+        self._guarding = GuardLoop(entry, self._owner)
+        return self._guarding
+
+    def guard_is_open(self) -> None:
+        for process in self._processes:
+            process.register_now()
+
+    def is_lost(self) -> bool:
+        return self.closing
+
+    # the rest is the login's
+
+    async def open_connection(self, target: Endpoint) -> ByteStream:
+        self._check_open()
+        return await self._inner.open_connection(target)
+
+    async def open_listener(self, bind: Endpoint) -> Listener[ByteStream]:
+        self._check_open()
+        return await self._inner.open_listener(bind)
+
+    async def open_files(self) -> FileSystem:
+        self._check_open()
+        return ShellFiles(self, self.host)
+
+    async def getfile(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:
+        raise UnsupportedError(f"{self.host}: as another user files cannot be transferred yet", host=self.host)
+
+    async def putfile(self, local_path: str | os.PathLike[str], remote_path: str | os.PathLike[str]) -> None:
+        raise UnsupportedError(f"{self.host}: as another user files cannot be transferred yet", host=self.host)
+
+    async def ping(self) -> float:
+        self._check_open()
+        return await self._inner.ping()
+
+    async def wait_lost(self) -> ConnectionLost | None:
+        if self.closed:
+            return None
+        lost = self._owner.spawn(self._inner.wait_lost(), "wait for the loss of the connection")
+        try:
+            await asyncio.wait({lost})
+        finally:
+            lost.cancel()
+        return None if lost.cancelled() else lost.result()
+
+    async def reconnect(self) -> None:
+        self._check_open()
+        await self._inner.reconnect()
+
+    async def aclose(self) -> None:
+        self.closed = True
+        try:
+            await bounded_cleanup(self._end_all(), CLOSE_SECONDS)
+        finally:
+            self.closing = True
+            await self._owner.aclose()
+
+    async def _end_all(self) -> None:
+        if self._starting:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ORDER_SECONDS):
+                    await self._idle.wait()
+        processes = list(self._processes)
+        for process in processes:
+            process.end()
+        for process in processes:
+            await process.aclose()
+        self.closing = True
+        if self._guarding is not None:
+            await self._guarding.aclose()
+
+    def abort(self) -> None:
+        self.closed = True
+        for process in self._processes:
+            process.end()

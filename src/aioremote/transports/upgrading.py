@@ -1,0 +1,131 @@
+"""A machine with sessions, whose commands an outpost takes over where that is better.
+
+The plain road is there at once and needs no Python. Once the first Python call has brought the outpost up, or the
+server gives no further session, commands go through its one session, however many there are. Whoever runs commands sees
+no difference; the few that remain are listed in docs/explanation/outposts.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from aioremote.errors import BootstrapError, UnsupportedError
+from aioremote.protocols import FarProcess, SessionTransport, Transport
+from aioremote.transports.linked import LinkedTransport
+
+if TYPE_CHECKING:
+    from aioremote.errors import ConnectionLost
+    from aioremote.outpost.link import Link
+    from aioremote.types import Address, ProcessSpec
+
+__all__ = ["UpgradingTransport", "When"]
+
+When = Literal["auto", "always"]
+
+_PATIENCE_SECONDS = 1.0  # for a free session; then the outpost gets a connection of its own
+
+
+class UpgradingTransport(LinkedTransport):
+    """A transport whose commands an outpost takes over.
+
+    Args:
+        base: the plain road; closed with this one.
+        when: "auto" as the module says; "always" from the first command on, so that a host without Python runs none.
+        keepalive: as for `LinkedTransport`.
+        keepalive_count: as for `LinkedTransport`.
+    """
+
+    def __init__(
+        self, base: SessionTransport, *, when: When = "auto", keepalive: float = 15.0, keepalive_count: int = 3
+    ) -> None:
+        self._door = _Door(base)
+        super().__init__(base, launcher=self._door, keepalive=keepalive, keepalive_count=keepalive_count)
+        self._plain = base
+        self._when: When = when
+        self._without_python = False
+
+    @property
+    def state(self) -> str:  # type: ignore[override]  # a loss of the outpost alone is none of the machine
+        """The connection's own."""
+        return getattr(self._plain, "state", "connected")
+
+    async def connect(self) -> None:
+        await self._plain.connect()
+        if self._when == "always":
+            await super().connect()
+
+    async def link(self) -> Link:
+        """Return the link to the outpost; a new one where the last is lost."""
+        await self._drop_lost_link()
+        return await super().link()
+
+    async def _drop_lost_link(self) -> None:
+        if self._link is not None and self._link.state != "up" and not self._closed:
+            link, self._link = self._link, None
+            await link.aclose()
+
+    async def start_process(self, spec: ProcessSpec) -> FarProcess:
+        if self._when == "always" or (self._link is not None and self._link.state == "up"):
+            return await super().start_process(spec)
+        if self._without_python:
+            return await self._plain.start_process(spec)
+        process = await self._plain.start_unless_full(spec)
+        if process is not None:
+            return process
+        try:
+            return await super().start_process(spec)
+        except (BootstrapError, UnsupportedError):
+            self._without_python = True
+            return await self._plain.start_process(spec)
+
+    async def reconnect(self) -> None:
+        await self._drop_lost_link()
+        await self._plain.reconnect()
+
+    async def wait_lost(self) -> ConnectionLost | None:
+        return await self._plain.wait_lost()
+
+    async def ping(self) -> float:
+        return await self._plain.ping()
+
+    async def aclose(self) -> None:
+        try:
+            await super().aclose()
+        finally:
+            await self._door.aclose()
+
+    def abort(self) -> None:
+        super().abort()
+        self._door.abort()
+
+
+class _Door:
+    """Starts the outpost: on a session of the connection, or on another connection where all are taken for long."""
+
+    def __init__(self, base: SessionTransport) -> None:
+        self.address: Address = base.address
+        self._base = base
+        self._spare: Transport | None = None
+
+    async def start_process(self, spec: ProcessSpec) -> FarProcess:
+        spec = replace(spec, guarded=False)  # it ends with its input, and everything of it
+        process = await self._base.start_unless_full(spec)
+        if process is not None:
+            return process
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                return await self._base.start_process(spec)
+        except TimeoutError:
+            self._spare = self._spare or self._base.another()
+            await self._spare.reconnect()
+            return await self._spare.start_process(spec)
+
+    async def aclose(self) -> None:
+        if self._spare is not None:
+            await self._spare.aclose()
+
+    def abort(self) -> None:
+        if self._spare is not None:
+            self._spare.abort()
