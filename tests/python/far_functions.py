@@ -9,6 +9,10 @@ def add(a, b=0, *, c=0):
     return a + b + c
 
 
+def where_am_i():
+    return os.getcwd(), os.environ.get("AIOREMOTE_WHERE"), os.environ.get("HOME"), os.environ.get("PATH", "")
+
+
 def give_back(value):
     return value
 

@@ -248,3 +248,30 @@ async def test_a_consumer_that_stops_closes_the_generator(python: Interpreter, t
                 break
     assert (tmp_path / "at.finally").read_text() == "ran"
     assert int(path.read_text()) <= 3 + 17
+
+
+async def test_calls_run_in_the_scopes_of_their_task(machine: Machine, tmp_path: Path) -> None:
+    """Promise 125: two tasks in two directories and environments; what a call finds is gone after it."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    before = await machine.python.call(far.where_am_i)
+
+    async def look(name: str) -> tuple[str, str | None, str]:
+        with machine.cwd(tmp_path / name), machine.env(AIOREMOTE_WHERE=name, HOME=None):
+            machine.env.path.insert(0, f"/{name}")
+            places = [place async for place in machine.python.stream(far.where_am_i)]
+            assert places[0] == str(tmp_path / name)
+            async with machine.python.session() as session:
+                assert await session.eval("__import__('os').getcwd()") == str(tmp_path / name)
+            folder, word, home, path = await machine.python.call(far.where_am_i)
+        assert home is None
+        return folder, word, path.partition(":")[0]
+
+    async with asyncio.TaskGroup() as group:
+        looking = [group.create_task(look(name)) for name in "abab"]
+    assert [task.result() for task in looking] == [(str(tmp_path / name), name, f"/{name}") for name in "abab"]
+    assert await machine.python.call(far.where_am_i) == before
+    view = machine.with_cwd(tmp_path).with_env(AIOREMOTE_WHERE="view")
+    assert (await view.python.call(far.where_am_i))[:2] == (str(tmp_path), "view")
+    with machine.cwd(tmp_path / "none"), pytest.raises(FileNotFoundError):
+        await machine.python.call(far.where_am_i)

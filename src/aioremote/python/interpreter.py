@@ -18,7 +18,7 @@ from aioremote.python.handles import Serving
 from aioremote.python.lane import Lane, value_of
 from aioremote.python.pin import Pin
 from aioremote.python.proxies import Modules, RemoteObject, Root, path_of
-from aioremote.python.requests import KEEP, SESSION, STREAM, packed
+from aioremote.python.requests import KEEP, SESSION, STREAM, Place, packed
 from aioremote.python.sinks import Sink, sink_of
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class _Python(ABC):
 
     host: str
     _timeout: float | None
+
+    def _place(self) -> Place | None:
+        """Return where the calling task's calls run, if not where their process is."""
+        return None
 
     @abstractmethod
     async def _lane(self) -> Lane: ...
@@ -88,7 +92,14 @@ class _Python(ABC):
         if what == "call":
             target = _target(lane, target)
         pieces, serving = packed(
-            what, target, args, kwargs, flags=flags | self._flags, protocol=lane.protocol, session=self
+            what,
+            target,
+            args,
+            kwargs,
+            flags=flags | self._flags,
+            protocol=lane.protocol,
+            session=self,
+            place=self._place(),
         )
         return await self._run(lane, pieces, serving)
 
@@ -139,7 +150,14 @@ class _Python(ABC):
         lane = await self._lane()
         target = _target(lane, function)
         pieces, serving = packed(
-            "call", target, args, kwargs, flags=STREAM | self._flags, protocol=lane.protocol, session=self
+            "call",
+            target,
+            args,
+            kwargs,
+            flags=STREAM | self._flags,
+            protocol=lane.protocol,
+            session=self,
+            place=self._place(),
         )
         async with aclosing(self._flow(lane, pieces, serving)) as items:
             async for item in items:
@@ -172,14 +190,16 @@ class Interpreter(_Python):
     """A Python on a machine, from ``m.python``. It starts with the first call; each call gets a process for itself.
 
     Calls without options share warm processes, one call at a time in each, at most 64. What a call leaves changed in
-    its process (modules, globals) the next may see or not: keep state in a `session`.
+    its process (modules, globals) the next may see or not: keep state in a `session`. Calls run in the directory and
+    environment of the calling task's scopes (``m.cwd``, ``m.env``); a session begins there.
 
     Concurrency: any number of tasks.
     """
 
-    def __init__(self, hub: Hub, options: Options | None = None) -> None:
+    def __init__(self, hub: Hub, place: Callable[[], Place | None], options: Options | None = None) -> None:
         self.host: str = hub.host
         self._hub = hub
+        self._find_place = place
         self._options = options or Options()
         self._timeout: float | None = self._options.timeout
         self._silent = self._options.stdout is None and self._options.stderr is None
@@ -195,7 +215,9 @@ class Interpreter(_Python):
             raise TypeError(f"ship={ship!r}: give a list of names")
         old = self._options
         names = tuple(sorted({*old.ship, *ship}))
-        return Interpreter(self._hub, replace(old, executable=executable or old.executable, ship=names))
+        return Interpreter(
+            self._hub, self._find_place, replace(old, executable=executable or old.executable, ship=names)
+        )
 
     def with_options(
         self, *, stdout: Sink | None = None, stderr: Sink | None = None, timeout: float | None = None
@@ -216,10 +238,13 @@ class Interpreter(_Python):
             stderr=old.stderr if stderr is None else stderr,
             timeout=old.timeout if timeout is None else timeout,
         )
-        return Interpreter(self._hub, new)
+        return Interpreter(self._hub, self._find_place, new)
 
     def __repr__(self) -> str:
         return f"<Interpreter {self._options.executable or 'python3'} on {self.host}>"
+
+    def _place(self) -> Place | None:
+        return self._find_place()
 
     async def _lane(self) -> Lane:
         wanted = self._options.executable, self._options.ship
@@ -280,6 +305,13 @@ class PythonSession(_Python):
     async def __aenter__(self) -> Self:
         self._its_lane = await self._interpreter._lane()  # pyright: ignore[reportPrivateUsage]
         self._pin = await self._interpreter.open_pin()
+        place = self._interpreter._place()  # pyright: ignore[reportPrivateUsage]
+        if place is not None:
+            try:
+                await self._request("place", place)
+            except BaseException:
+                await self.aclose()
+                raise
         return self
 
     async def __aexit__(

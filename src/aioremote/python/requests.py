@@ -17,7 +17,10 @@ from aioremote.python.proxies import RemoteObject, number_of
 if TYPE_CHECKING:
     from aioremote.outpost.values import Buffer
 
-__all__ = ["KEEP", "SESSION", "STREAM", "packed"]
+__all__ = ["KEEP", "SESSION", "STREAM", "Place", "packed"]
+
+Place = tuple[bytes | None, dict[str, bytes | None], tuple[tuple[int | None, bytes], ...]]
+"""A directory, variables (None unsets one), and changes of PATH as a command's."""
 
 _ONE = struct.Struct(">IcQ")  # the head of one section, as `far.sections.join` makes it
 KEEP, STREAM, SESSION = 1, 2, 4  # as in far.running
@@ -34,6 +37,7 @@ def packed(
     flags: int = 0,
     protocol: int,
     session: object = None,
+    place: Place | None = None,
 ) -> tuple[list[Buffer], Serving | None]:
     """Return a request's bytes, and what it may use of the near end.
 
@@ -41,10 +45,10 @@ def packed(
         what: "call", "eval", "exec", "path" or "drop".
         target: what of it.
         arguments, keywords: of the call.
-        flags: _ONE = struct.Struct(">IcQ")  # the head of one section, as `far.sections.join` makes it
-    KEEP, STREAM, SESSION.
+        flags: KEEP, STREAM, SESSION.
         protocol: of pickle.
         session: whose objects may be arguments.
+        place: where it runs; None for where its process is.
 
     Raises:
         ShipError: an argument cannot travel; nothing was sent.
@@ -56,7 +60,8 @@ def packed(
         handles, serving = {}, Serving()
         arguments = tuple([_stand_in(place, value, handles, serving, session) for place, value in enumerate(arguments)])
         keywords = {name: _stand_in(name, value, handles, serving, session) for name, value in keywords.items()}
-    return _pieces((what, target, arguments, keywords, flags, handles), protocol), serving
+    request = (what, target, arguments, keywords, flags, handles)
+    return _pieces(request if place is None else (*request, place), protocol), serving
 
 
 def _pieces(request: tuple[Any, ...], protocol: int) -> list[Buffer]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aioremote.protocols import Transport
     from aioremote.python.hub import Hub
     from aioremote.python.interpreter import Interpreter
+    from aioremote.python.requests import Place
 
 __all__ = ["PythonSlot"]
 
@@ -24,17 +26,15 @@ class PythonSlot:
         self._transport = transport
         self._host = host
         self._hub: Hub | None = None
-        self._interpreter: Interpreter | None = None
 
-    def interpreter(self) -> Interpreter:
-        """Return the machine's interpreter; asks nothing."""
-        if self._interpreter is None:
-            from aioremote.python.hub import Hub, launching  # with ast and pickle, for which commands do not wait
-            from aioremote.python.interpreter import Interpreter
+    def interpreter(self, place: Callable[[], Place | None]) -> Interpreter:
+        """Return an interpreter whose calls run where `place` says; asks nothing."""
+        from aioremote.python.hub import Hub, launching  # with ast and pickle, for which commands do not wait
+        from aioremote.python.interpreter import Interpreter
 
+        if self._hub is None:
             self._hub = Hub(launching(self._transport, self._host), self._host)
-            self._interpreter = Interpreter(self._hub)
-        return self._interpreter
+        return Interpreter(self._hub, place)
 
     async def aclose(self) -> None:
         """End all that runs there. May be called twice."""

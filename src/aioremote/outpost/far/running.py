@@ -1,6 +1,7 @@
 """What a call does: functions, expressions, statements, paths through modules, generators and coroutines.
 
-Not for how calls come and go (`worker`). A request is ``(what, target, arguments, keywords, flags, handles)``.
+Not for how calls come and go (`worker`). A request is ``(what, target, arguments, keywords, flags, handles)``, and
+where it runs, if not where the worker is.
 """
 
 import builtins
@@ -11,6 +12,7 @@ from types import ModuleType
 
 from .failures import describe
 from .importer import Importer
+from .place import Place
 from .rebuild import rebuild, remember
 from .sections import JSON
 from .values import Unsendable, pack_up
@@ -55,6 +57,7 @@ class Runner(object):
             "eval": self._eval,
             "exec": self._exec,
             "path": self._path,
+            "place": self._stay,
             "drop": self._drop,
         }
         self.forget()
@@ -72,8 +75,23 @@ class Runner(object):
         keywords: "Any",
         flags: "int",
         handles: "dict[Any, tuple[str, int]] | None",
+        place: "tuple[Any, ...] | None" = None,
     ) -> "Any":
         """Return the result of a request, a plain value where that can be."""
+        if place is None:
+            return self._run(what, target, arguments, keywords, flags, handles)
+        with Place(*place):
+            return self._run(what, target, arguments, keywords, flags, handles)
+
+    def _run(
+        self,
+        what: "str",
+        target: "Any",
+        arguments: "Any",
+        keywords: "Any",
+        flags: "int",
+        handles: "dict[Any, tuple[str, int]] | None",
+    ) -> "Any":
         if handles:
             arguments = list(arguments)
             for place in handles:
@@ -163,6 +181,10 @@ class Runner(object):
     def _drop(self, numbers: "list[int]", arguments: "Any", keywords: "Any") -> "None":
         for number in numbers:
             self._objects.pop(number, None)
+
+    def _stay(self, place: "tuple[Any, ...]", arguments: "Any", keywords: "Any") -> "None":
+        """Go to where a session begins; its process is not used again after it."""
+        Place(*place).__enter__()
 
     # what the near end has
 
