@@ -91,17 +91,21 @@ class _Python(ABC):
         lane = await self._lane()
         if what == "call":
             target = _target(lane, target)
-        pieces, serving = packed(
-            what,
-            target,
-            args,
-            kwargs,
-            flags=flags | self._flags,
-            protocol=lane.protocol,
-            session=self,
-            place=self._place(),
+        return await self._run(lane, *self._packed(lane, what, target, args, kwargs, flags))
+
+    def _packed(
+        self,
+        lane: Lane,
+        what: str,
+        target: object,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        flags: int,
+    ) -> tuple[list[Buffer], Serving | None]:
+        flags |= self._flags
+        return packed(
+            what, target, args, kwargs, flags=flags, protocol=lane.protocol, session=self, place=self._place()
         )
-        return await self._run(lane, pieces, serving)
 
     async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function at the far end and return its result.
@@ -149,17 +153,7 @@ class _Python(ABC):
         """
         lane = await self._lane()
         target = _target(lane, function)
-        pieces, serving = packed(
-            "call",
-            target,
-            args,
-            kwargs,
-            flags=STREAM | self._flags,
-            protocol=lane.protocol,
-            session=self,
-            place=self._place(),
-        )
-        async with aclosing(self._flow(lane, pieces, serving)) as items:
+        async with aclosing(self._flow(lane, *self._packed(lane, "call", target, args, kwargs, STREAM))) as items:
             async for item in items:
                 yield item
 
