@@ -303,8 +303,16 @@ class Transport(Protocol):
         """Listen on the far side. Port 0 picks one: ``listener.extra(anyio.abc.SocketAttribute.local_port)``."""
         ...
 
-    async def open_files(self) -> FileSystem:
-        """Return the far files."""
+    async def open_files(self, engine: str = "auto") -> FileSystem:
+        """Return the far files.
+
+        Args:
+            engine: how to reach them: "sftp", "outpost", "tar", "local"; "auto" for this road's best.
+
+        Raises:
+            ValueError: there is no such engine.
+            UnsupportedError: this road does not have it.
+        """
         ...
 
     async def getfile(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:

@@ -79,7 +79,7 @@ class Own(Transport):
     async def open_listener(self, bind: Endpoint) -> Listener[ByteStream]:
         raise NotImplementedError
 
-    async def open_files(self) -> FileSystem:
+    async def open_files(self, engine: str = "auto") -> FileSystem:
         raise NotImplementedError
 
     async def getfile(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:

@@ -38,6 +38,7 @@ class MachineFiles:
         preserve: bool = False,
         preserve_special: bool = False,
         durable: bool = True,
+        engine: str = "auto",
         progress: Callable[[TransferProgress], None] | None = None,
     ) -> TransferReport:
         """Bring a near file or tree here. Each file is old or new at every moment, never part of it.
@@ -54,14 +55,19 @@ class MachineFiles:
             preserve_special: keep set-id bits and write permission for all too.
             durable: return only when the far disk has it, where the far side can tell: a single file with its
                 directory, a tree once at its end.
-            progress: called with a TransferProgress after each piece, on the loop.
+            engine: how the far files are reached: "sftp", "outpost" or another of `Transport.open_files`. "auto" takes
+                an outpost for trees, and brings it up for the first, where there is a Python. `TransferReport.engine`
+                tells.
+            progress: called with a TransferProgress after each piece, on the loop; an outpost may then have up to 2 MiB
+                of it still under way.
 
         Raises:
             FileError: with the path, of either side; ``.host`` tells which.
             FileChanged: a near file changed while it was read.
             ConnectionLost: the link ended. Temporary files that could not be removed (``.aioremote-….part``) are
                 removed when this machine connects again.
-            UnsupportedError: this machine has no files.
+            UnsupportedError: this machine has no files, or not by this engine.
+            ValueError: there is no such engine, or the path is another machine's.
 
         Cancellation: targets are old or new; no temporary file is left.
         """
@@ -69,7 +75,7 @@ class MachineFiles:
             preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable
         )
         near = near_end(src)
-        far = await far_end(cast("Machine", self), dst)
+        far = await far_end(cast("Machine", self), dst, engine)
         return await transfer(near, far, options=options, progress=progress)
 
     async def download(
@@ -81,6 +87,7 @@ class MachineFiles:
         preserve: bool = False,
         preserve_special: bool = False,
         durable: bool = True,
+        engine: str = "auto",
         progress: Callable[[TransferProgress], None] | None = None,
     ) -> TransferReport:
         """Bring a far file or tree to this side; otherwise as `upload`.
@@ -91,7 +98,7 @@ class MachineFiles:
         Args:
             src: far path, below the task's directory; a link there is followed.
             dst: near path.
-            overwrite, preserve, preserve_special, durable, progress: as in `upload`.
+            overwrite, preserve, preserve_special, durable, engine, progress: as in `upload`.
 
         Raises:
             UnsafePathError: the far side lists names that no directory can hold.
@@ -103,5 +110,5 @@ class MachineFiles:
             preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable
         )
         near = near_end(dst)
-        far = await far_end(cast("Machine", self), src)
+        far = await far_end(cast("Machine", self), src, engine)
         return await transfer(far, near, options=options, progress=progress)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aioremote._core.engines import check_engine
 from aioremote._core.pieces import Tally, TreeOptions, carry
 from aioremote.errors import FileMissing, NotAFolder, file_error
 from aioremote.files.pure import PureRemotePath
@@ -54,17 +55,18 @@ def near_end(path: str | os.PathLike[str]) -> End:
     return End(LocalFiles(), _bytes(os.fspath(path)), "localhost", is_near=True)
 
 
-async def far_end(machine: Machine, path: str | PureRemotePath) -> End:
-    """Return a path of a machine, below the calling task's directory.
+async def far_end(machine: Machine, path: str | PureRemotePath, engine: str = "auto") -> End:
+    """Return a path of a machine, below the calling task's directory, reached by an engine.
 
     Raises:
-        ValueError: a path of another machine.
+        ValueError: a path of another machine, or no engine.
+        UnsupportedError: an engine that this machine does not have.
     """
     given = bytes(path) if isinstance(path, PureRemotePath) else _bytes(path)
     if isinstance(path, PureRemotePath):
         path.pure_on(machine)
         machine = path.machine
-    return End(await machine.transport.open_files(), machine.absolute(given), machine.host)
+    return End(await machine.transport.open_files(engine), machine.absolute(given), machine.host)
 
 
 def _bytes(path: str) -> bytes:
@@ -81,6 +83,7 @@ async def copy(
     preserve: bool = False,
     preserve_special: bool = False,
     durable: bool = True,
+    engine: str = "auto",
     progress: Callable[[TransferProgress], None] | None = None,
 ) -> TransferReport:
     """Bring a file or tree from anywhere to anywhere; between machines it streams through here, without a near copy.
@@ -88,6 +91,7 @@ async def copy(
     Args:
         src, dst: a RemotePath of any machine, or a near path as str or os.PathLike.
         overwrite, preserve, preserve_special, durable, progress: as in `Machine.upload`.
+        engine: as there, for each far end.
 
     Raises:
         RemoteError, ValueError: as `Machine.upload` and `Machine.download`.
@@ -95,13 +99,14 @@ async def copy(
     Cancellation: targets are old or new; no temporary file is left.
     """
     options = TreeOptions(preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable)
-    source, target = await _end(src), await _end(dst)
+    check_engine(engine)
+    source, target = await _end(src, engine), await _end(dst, engine)
     return await transfer(source, target, options=options, progress=progress)
 
 
-async def _end(path: str | os.PathLike[str] | PureRemotePath) -> End:
+async def _end(path: str | os.PathLike[str] | PureRemotePath, engine: str) -> End:
     if isinstance(path, PureRemotePath):
-        return await far_end(path.machine, path)
+        return await far_end(path.machine, path, engine)
     return near_end(path)
 
 

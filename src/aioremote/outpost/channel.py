@@ -136,6 +136,10 @@ class Channel(Handler):
             await self._wait()
         return self._header
 
+    def has_news(self) -> bool:
+        """Tell whether something can be received, or the end be told, at once."""
+        return bool(self._pieces) or self._end is not None
+
     async def receive(self) -> bytes:
         """Return the next bytes as they came, at most 1 MiB.
 

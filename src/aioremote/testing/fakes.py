@@ -161,8 +161,8 @@ class FakeTransport(Transport):
     async def open_listener(self, bind: Endpoint) -> Listener[ByteStream]:
         return await self._real().open_listener(bind)
 
-    async def open_files(self) -> FileSystem:
-        return await self._real().open_files()
+    async def open_files(self, engine: str = "auto") -> FileSystem:
+        return await self._real().open_files(engine)
 
     async def getfile(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:
         await self._real().getfile(remote_path, local_path)

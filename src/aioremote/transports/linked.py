@@ -7,20 +7,25 @@ cannot do yet is left to that transport. Not for choosing between the two (`upgr
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
 from aioremote._core.deadline import Deadline
+from aioremote._core.engines import check_engine
 from aioremote._core.lifetime import Owner, settle
+from aioremote._core.pieces import carry_file
 from aioremote.errors import ClosedError, ConnectionLost
+from aioremote.outpost.file_calls import FileCalls
+from aioremote.outpost.files import OutpostFiles
 from aioremote.outpost.launch import Launcher, launch
 from aioremote.outpost.link import Link
 from aioremote.outpost.program import Program
 from aioremote.protocols import FarProcess, FileSystem, Transport
+from aioremote.transports.local_files import LocalFiles
 from aioremote.types import Address, Capability, Endpoint, ProcessSpec
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from anyio.abc import ByteStream, Listener
@@ -31,7 +36,7 @@ __all__ = ["LinkedTransport"]
 
 MOST_PROGRAMS = 3000  # at once; an outpost takes 4096 channels
 _CLOSE_SECONDS = 2.0
-_OWN = frozenset({Capability.COMMANDS, Capability.TERMINAL, Capability.SIGNALS, Capability.TREE_KILL})
+_OWN = frozenset({Capability.COMMANDS, Capability.TERMINAL, Capability.SIGNALS, Capability.TREE_KILL, Capability.FILES})
 
 
 class LinkedTransport(Transport):
@@ -85,6 +90,7 @@ class LinkedTransport(Transport):
         self._owner: Owner | None = None
         self._closed = False
         self._ended: asyncio.Future[None] | None = None  # for who waits for the end of the link
+        self._files: FileCalls | None = None
         self._programs: set[Program] = set()
         self._queue: deque[asyncio.Future[None]] = deque()  # of those for whom there is no channel
 
@@ -222,6 +228,29 @@ class LinkedTransport(Transport):
                 place.set_result(None)
                 return
 
+    # files
+
+    async def open_files(self, engine: str = "auto") -> FileSystem:
+        check_engine(engine, host=self.host)
+        self._check_open()
+        if engine not in ("auto", "outpost"):
+            return await self.base.open_files(engine)
+        return OutpostFiles(self._file_calls)
+
+    async def _file_calls(self) -> FileCalls:
+        """Return the channel for single file operations; its far helper is kept, and replaced where it has ended."""
+        link = await self.link()
+        calls = self._files
+        if calls is None or calls.link is not link or calls.end is not None:
+            calls = self._files = FileCalls(link)
+        return calls
+
+    async def getfile(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:
+        await carry_file(await self.open_files(), os.fsencode(remote_path), LocalFiles(), os.fsencode(local_path))
+
+    async def putfile(self, local_path: str | os.PathLike[str], remote_path: str | os.PathLike[str]) -> None:
+        await carry_file(LocalFiles(), os.fsencode(local_path), await self.open_files(), os.fsencode(remote_path))
+
     # what is left to the transport below
 
     async def open_connection(self, target: Endpoint) -> ByteStream:
@@ -231,18 +260,6 @@ class LinkedTransport(Transport):
     async def open_listener(self, bind: Endpoint) -> Listener[ByteStream]:
         self._check_open()
         return await self.base.open_listener(bind)
-
-    async def open_files(self) -> FileSystem:
-        self._check_open()
-        return await self.base.open_files()
-
-    async def getfile(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:
-        self._check_open()
-        await self.base.getfile(remote_path, local_path)
-
-    async def putfile(self, local_path: str | os.PathLike[str], remote_path: str | os.PathLike[str]) -> None:
-        self._check_open()
-        await self.base.putfile(local_path, remote_path)
 
     # its end
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 import anyio
 from anyio.abc import ByteSendStream
 
+from aioremote._core.engines import check_engine
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.pieces import carry_file
 from aioremote._core.streams import CHUNK_BYTES, Feed
@@ -451,7 +452,8 @@ class LocalTransport(Transport):
         except OSError as error:
             raise TunnelError(f"localhost: cannot listen on {bind}: {error}", host="localhost") from error
 
-    async def open_files(self) -> FileSystem:
+    async def open_files(self, engine: str = "auto") -> FileSystem:
+        check_engine(engine, ("auto", "local"), host="localhost")
         self._own()
         return LocalFiles()
 

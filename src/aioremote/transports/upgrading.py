@@ -1,8 +1,8 @@
 """A machine with sessions, whose commands an outpost takes over where that is better.
 
-The plain road is there at once and needs no Python. Once the first Python call has brought the outpost up, or the
-server gives no further session, commands go through its one session, however many there are. Whoever runs commands sees
-no difference; the few that remain are listed in docs/explanation/outposts.md.
+The plain road is there at once and needs no Python. Once the first Python call, or the first tree of files, has brought
+the outpost up, or the server gives no further session, commands go through its one session, however many there are.
+Whoever runs commands sees no difference; the few that remain are listed in docs/explanation/outposts.md.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from aioremote.errors import BootstrapError, UnsupportedError
-from aioremote.protocols import FarProcess, SessionTransport, Transport
+from aioremote.outpost.files import OutpostFiles
+from aioremote.protocols import FarProcess, FileSystem, SessionTransport, Transport
 from aioremote.transports.linked import LinkedTransport
+from aioremote.transports.upgrading_files import UpgradingFiles
 
 if TYPE_CHECKING:
     from aioremote.errors import ConnectionLost
@@ -79,6 +81,25 @@ class UpgradingTransport(LinkedTransport):
         except (BootstrapError, UnsupportedError):
             self._without_python = True
             return await self._plain.start_process(spec)
+
+    async def open_files(self, engine: str = "auto") -> FileSystem:
+        if engine != "auto" or self._when == "always":
+            return await super().open_files(engine)
+        self._check_open()
+        if self._without_python:
+            return await self._plain.open_files()
+        return UpgradingFiles(await self._plain.open_files(), self._present_files, self._bring_files)
+
+    def _present_files(self) -> FileSystem | None:
+        return OutpostFiles(self._file_calls) if self._link is not None and self._link.state == "up" else None
+
+    async def _bring_files(self) -> FileSystem | None:
+        if not self._without_python:
+            try:
+                await self.link()
+            except (BootstrapError, UnsupportedError):
+                self._without_python = True
+        return self._present_files()
 
     async def reconnect(self) -> None:
         await self._drop_lost_link()

@@ -31,6 +31,12 @@ def _call(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
     return pinned(outpost, number, header)
 
 
+def _files(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    from .files import Files
+
+    return Files(outpost, number, header)
+
+
 SERVICES: "dict[str, Callable[[Outpost, int, bytes], Handler]]" = {
     "echo": Echo,
     "discard": Discard,
@@ -38,4 +44,5 @@ SERVICES: "dict[str, Callable[[Outpost, int, bytes], Handler]]" = {
     "process": _processes,
     "calls": _calls,
     "call": _call,
+    "files": _files,
 }

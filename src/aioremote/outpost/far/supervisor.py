@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .serve import Outpost
 
-__all__ = ["GRACE_SECONDS", "Groups", "kill", "open_descriptors"]
+__all__ = ["GRACE_SECONDS", "Groups", "kill", "open_descriptors", "stand_apart"]
 
 GRACE_SECONDS = 0.5  # between TERM and KILL
 FIRST_LOOK_SECONDS = 0.002  # the kernel tells no one when a group is empty
@@ -211,7 +211,7 @@ def _relatives(sessions: "Iterable[int]") -> "dict[int, set[int]]":
 def _supervise(lifeline: "int", sign: "int", table: "mmap.mmap", marks: "Marks") -> "NoReturn":
     """Wait for the outpost's death, and end what stands in the table then; `sign` shows that this one lives."""
     try:
-        _stand_apart(lifeline, sign)
+        stand_apart(lifeline, sign)
         while os.read(lifeline, 1):
             pass
         _end_all({group: number for group, number in _SLOT.iter_unpack(table[:]) if group > 1}, marks)
@@ -219,7 +219,7 @@ def _supervise(lifeline: "int", sign: "int", table: "mmap.mmap", marks: "Marks")
         os._exit(0)
 
 
-def _stand_apart(*kept: "int") -> "None":
+def stand_apart(*kept: "int") -> "None":
     """Hold nothing of the outpost but these descriptors, and outlive what ends its group."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE):

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from aioremote._core.backoff import may_pass, pauses
+from aioremote._core.engines import check_engine
 from aioremote._core.lifetime import Owner, settle
 from aioremote._core.names import check_host_name, check_user_name
 from aioremote._core.pieces import carry_file
@@ -247,7 +248,8 @@ class SshTransport(SessionTransport):
                 if error.outcome != "not_started" or not again:
                     raise
 
-    async def open_files(self) -> FileSystem:
+    async def open_files(self, engine: str = "auto") -> FileSystem:
+        check_engine(engine, ("auto", "sftp"), host=self.host)
         await self._connected()
         from aioremote.transports.ssh.sftp_files import SftpFiles  # after asyncssh has been imported
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from aioremote._core.engines import check_engine
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.names import check_user_name
 from aioremote.errors import ClosedError, UnsupportedError
@@ -169,7 +170,8 @@ class SudoTransport(Transport, GuardHome):
         self._check_open()
         return await self._inner.open_listener(bind)
 
-    async def open_files(self) -> FileSystem:
+    async def open_files(self, engine: str = "auto") -> FileSystem:
+        check_engine(engine, ("auto",), host=self.host)
         self._check_open()
         return ShellFiles(self, self.host)
 

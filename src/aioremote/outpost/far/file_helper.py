@@ -1,0 +1,148 @@
+"""A process that serves one "files" channel, forked from the outpost, which must not wait for a disk.
+
+It ends with its socket; what writes a tree removes then what is not whole.
+"""
+
+import errno
+import os
+import pickle
+import shutil
+import signal
+import stat
+
+from .file_calls import FileCalls
+from .file_frames import (
+    CHANGED,
+    DONE,
+    FINISH,
+    FOUND,
+    PIECE,
+    SKIPPED,
+    TROUBLE,
+    Records,
+    pack_error,
+    pack_piece,
+    record,
+)
+from .supervisor import stand_apart
+from .tree_reader import Changed, TreeReader
+from .tree_writer import Failed, Options, TreeWriter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import NoReturn
+
+__all__ = ["become_helper"]
+
+READ_BYTES = 1048576
+
+
+def become_helper(sock: "socket.socket", order: "bytes") -> "NoReturn":
+    """Serve in a process that was just forked, and exit.
+
+    Args:
+        sock: the only thing that it keeps.
+        order: what for, pickled by the near end: "calls"; "read", "remove" or "write" with a path and options.
+    """
+    try:
+        stand_apart(sock.fileno())
+        name, path, options = pickle.loads(order)
+        if name != "write":  # which has to clean up, and ends with its input
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if name == "calls":
+            FileCalls(sock).run()
+        else:
+            sock.sendall(_told(_ACTS[name], sock, path, options))
+    except OSError:  # nobody listens any more
+        pass
+    finally:
+        os._exit(0)
+
+
+def _told(
+    act: "Callable[[socket.socket, bytes, dict[str, bool]], None]",
+    sock: "socket.socket",
+    path: "bytes",
+    options: "dict[str, bool]",
+) -> "bytes":
+    """Do it, and return the record that tells how it ended."""
+    try:
+        act(sock, path, options)
+    except Failed as error:
+        return pack_error(error.error, error.path)
+    except Changed as error:
+        return record(CHANGED, error.path)
+    except (BrokenPipeError, ConnectionError):
+        raise
+    except OSError as error:
+        named = error.filename if isinstance(error.filename, (str, bytes)) else path
+        text = (error.strerror or "") if error.errno == errno.EINVAL else ""
+        return pack_error(error, os.fsencode(named), text)
+    except Exception as error:  # noqa: BLE001  # told near
+        return record(TROUBLE, ("%s: %s" % (type(error).__name__, error)).encode("utf-8", "replace"))
+    return record(DONE)
+
+
+def _read(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> "None":
+    reader = TreeReader(path, pack_piece)
+    for batch in reader.batches():
+        parts: "list[bytes]" = []
+        if reader.files:
+            parts.append(record(FOUND, b"%d %d" % (reader.files, reader.bytes)))
+            reader.files = reader.bytes = 0
+        parts += _skipped(reader)
+        sock.sendall(b"".join(parts + batch))
+    sock.sendall(b"".join(_skipped(reader)))
+
+
+def _skipped(reader: "TreeReader") -> "list[bytes]":
+    skipped, reader.skipped = reader.skipped, []
+    return [record(SKIPPED, name, b"\0", why.encode("utf-8")) for name, why in skipped]
+
+
+def _remove(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> "None":
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    shutil.rmtree(path)  # by descriptors: no link that appears meanwhile is followed
+
+
+class _Stat(object):
+    """As much of a stat as a writer needs."""
+
+    __slots__ = ("st_atime_ns", "st_mode", "st_mtime_ns", "st_size")
+
+    def __init__(self, mode: "int", size: "int", atime: "int", mtime: "int") -> "None":
+        self.st_mode: "int" = mode
+        self.st_size: "int" = size
+        self.st_atime_ns: "int" = atime
+        self.st_mtime_ns: "int" = mtime
+
+
+def _write(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> "None":
+    writer = TreeWriter(path, Options(**options))
+    records = Records()
+    try:
+        while True:
+            data = sock.recv(READ_BYTES)
+            if not data:  # the near end has given up, or is gone
+                return
+            for body in records.feed(data):
+                if body == FINISH:
+                    writer.finish()
+                    return
+                _write_piece(writer, body)
+    finally:
+        writer.close()
+
+
+def _write_piece(writer: "TreeWriter", body: "bytes") -> "None":
+    fields = PIECE.unpack_from(body)
+    start = PIECE.size + fields[1]
+    end = start + fields[2]
+    found = _Stat(fields[4], fields[5], fields[8], fields[9])
+    writer.write(body[PIECE.size : start], found, body[end:], fields[3], fields[0] != b"p", body[start:end])
+
+
+_ACTS = {"read": _read, "remove": _remove, "write": _write}

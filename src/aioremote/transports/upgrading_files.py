@@ -1,0 +1,123 @@
+"""The files of a machine that has two roads: its plain one, and an outpost for trees once one can be had.
+
+A tree is worth bringing the outpost up: it needs no round trip for each file. Single operations and single files stay
+on the plain road until there is an outpost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from aioremote.protocols import FarFile, FileSystem
+
+if TYPE_CHECKING:
+    from aioremote._core.pieces import Piece, Tally, TreeOptions
+    from aioremote.types import FileEntry, FileStat
+
+__all__ = ["UpgradingFiles"]
+
+
+class UpgradingFiles(FileSystem):
+    """Files by one of two roads.
+
+    Args:
+        plain: the plain road.
+        present: returns the outpost's files where it is up, None elsewhere.
+        bring: brings the outpost up; returns None where that cannot be.
+
+    Attributes:
+        engine: of the last tree or file that was transferred.
+    """
+
+    def __init__(
+        self,
+        plain: FileSystem,
+        present: Callable[[], FileSystem | None],
+        bring: Callable[[], Awaitable[FileSystem | None]],
+    ) -> None:
+        self.engine: str = plain.engine
+        self._plain = plain
+        self._present = present
+        self._bring = bring
+
+    def _now(self) -> FileSystem:
+        return self._present() or self._plain
+
+    async def _for_transfer(self, *, is_tree: bool) -> FileSystem:
+        files = self._present() or (await self._bring() if is_tree else None) or self._plain
+        self.engine = files.engine
+        return files
+
+    async def exists(self, path: bytes) -> bool:
+        return await self._now().exists(path)
+
+    async def stat(self, path: bytes, *, follow: bool = True) -> FileStat:
+        return await self._now().stat(path, follow=follow)
+
+    def scan(self, path: bytes) -> AsyncGenerator[Sequence[FileEntry]]:
+        return self._now().scan(path)
+
+    async def open(self, path: bytes, flags: int, mode: int = 0o666) -> FarFile:
+        return await self._now().open(path, flags, mode)
+
+    async def mkdir(self, path: bytes, mode: int = 0o777) -> None:
+        await self._now().mkdir(path, mode)
+
+    async def rmdir(self, path: bytes) -> None:
+        await self._now().rmdir(path)
+
+    async def unlink(self, path: bytes) -> None:
+        await self._now().unlink(path)
+
+    async def rename(self, path: bytes, target: bytes) -> None:
+        await self._now().rename(path, target)
+
+    async def chmod(self, path: bytes, mode: int) -> None:
+        await self._now().chmod(path, mode)
+
+    async def chown(self, path: bytes, uid: int, gid: int, *, follow: bool = True) -> None:
+        await self._now().chown(path, uid, gid, follow=follow)
+
+    async def utime(self, path: bytes, times_ns: tuple[int, int] | None = None) -> None:
+        await self._now().utime(path, times_ns)
+
+    async def symlink(self, target: bytes, path: bytes) -> None:
+        await self._now().symlink(target, path)
+
+    async def link(self, target: bytes, path: bytes) -> None:
+        await self._now().link(target, path)
+
+    async def readlink(self, path: bytes) -> bytes:
+        return await self._now().readlink(path)
+
+    async def realpath(self, path: bytes) -> bytes:
+        return await self._now().realpath(path)
+
+    async def remove_tree(self, path: bytes) -> None:
+        await self._now().remove_tree(path)
+
+    async def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
+        is_tree = self._present() is None and (await self._plain.stat(root)).is_dir()
+        files = await self._for_transfer(is_tree=is_tree)
+        async with aclosing(files.read_tree(root, tally)) as pieces:
+            async for batch in pieces:
+                yield batch
+
+    async def write_tree(
+        self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions
+    ) -> None:
+        first = await anext(pieces, None)
+        is_tree = first is not None and any(piece.stat.is_dir() for piece in first)
+        files = await self._for_transfer(is_tree=is_tree)
+        await files.write_tree(root, _with_first(first, pieces), tally, options)
+
+
+async def _with_first(
+    first: Sequence[Piece] | None, pieces: AsyncIterator[Sequence[Piece]]
+) -> AsyncGenerator[Sequence[Piece]]:
+    if first is not None:
+        yield first
+        async for batch in pieces:
+            yield batch
