@@ -28,7 +28,7 @@ KINDS = (
     "linked-local",
     "ssh-outpost",
 )
-FILE_KINDS = ("local", "ssh-root", "ssh-user", "ssh-embedded")
+FILE_KINDS = ("local", "ssh-root", "ssh-user", "ssh-embedded", "ssh-sudo", "local-sudo")
 SSH_KINDS = tuple(kind for kind in KINDS if kind.startswith("ssh"))
 
 
