@@ -28,7 +28,16 @@ KINDS = (
     "linked-local",
     "ssh-outpost",
 )
-FILE_KINDS = ("local", "ssh-root", "ssh-user", "ssh-embedded", "linked-local", "ssh-outpost")
+FILE_KINDS = (
+    "local",
+    "ssh-root",
+    "ssh-user",
+    "ssh-embedded",
+    "ssh-sudo",
+    "local-sudo",
+    "linked-local",
+    "ssh-outpost",
+)
 SSH_KINDS = tuple(kind for kind in KINDS if kind.startswith("ssh"))
 
 

@@ -53,7 +53,7 @@ async def test_a_tree_there_and_back(files_machine: Machine, far: RemotePath, so
     assert tree(near(far / "tree")) == tree(source)
     files = [content for content in tree(source).values() if isinstance(content, bytes)]
     assert (report.files, report.bytes, report.skipped) == (len(files), sum(map(len, files)), ())
-    assert report.engine in ("sftp", "outpost", "local")
+    assert report.engine in ("sftp", "outpost", "local", "tar")
     assert (seen[-1].files_done, seen[-1].done_bytes) == (report.files, report.bytes)
     assert (seen[-1].files_total, seen[-1].total_bytes) == (report.files, report.bytes)
     back = await files_machine.download(far / "tree", tmp_path / "back")
@@ -241,6 +241,7 @@ async def test_links_in_a_near_target_are_not_followed(files_machine: Machine, f
         await files_machine.download(far, target)
     assert tree(outside) == {"file": b"mine"}
     (target / "sub").unlink()
+    (target / "top").unlink(missing_ok=True)  # it may have come first
     (target / "top").symlink_to(outside / "file")
     await files_machine.download(far, target)
     assert tree(outside) == {"file": b"mine"}
@@ -311,7 +312,7 @@ async def test_from_machine_to_machine(files_machine: Machine, far: RemotePath, 
         report = await aioremote.copy(far / "c", tmp_path / "d")
         await aioremote.copy(tmp_path / "d", tmp_path / "e")
     assert tree(tmp_path / "e") == tree(tmp_path / "d") == tree(tmp_path / "b") == tree(near(far / "c")) == tree(source)
-    assert report.engine in ("sftp", "outpost", "local")
+    assert report.engine in ("sftp", "outpost", "local", "tar")
 
 
 async def test_getfile_and_putfile(files_machine: Machine, far: RemotePath, tmp_path: Path) -> None:

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aioremote._core.engines import check_engine
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.names import check_user_name
-from aioremote.errors import ClosedError, UnsupportedError
+from aioremote._core.pieces import carry_file
+from aioremote.errors import ClosedError
 from aioremote.protocols import FarProcess, FileSystem, Transport
 from aioremote.transports.guard import Guard, GuardHome, GuardProcess
-from aioremote.transports.shell_files import ShellFiles
+from aioremote.transports.local_files import LocalFiles
 from aioremote.transports.sudo.door import ORDER_SECONDS, Door
 from aioremote.transports.sudo.loop import GuardLoop
 from aioremote.transports.sudo.process import SudoProcess
+from aioremote.transports.tar_files import TarFiles
 from aioremote.types import Address, Capability, Endpoint, ProcessSpec
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class SudoTransport(Transport, GuardHome):
     def __init__(self, inner: Transport, *, user: str = "root", password: str | PasswordProvider | None = None) -> None:
         check_user_name(user)
         self.address: Address = replace(inner.address, path=f"{inner.address.path}#sudo:{user}")
-        self.capabilities: frozenset[Capability] = inner.capabilities - {Capability.FILES}
+        self.capabilities: frozenset[Capability] = inner.capabilities | {Capability.FILES}
         self.host: str = inner.address.host or "localhost"
         self.user: str = user
         self.closed: bool = False
@@ -173,13 +175,15 @@ class SudoTransport(Transport, GuardHome):
     async def open_files(self, engine: str = "auto") -> FileSystem:
         check_engine(engine, ("auto",), host=self.host)
         self._check_open()
-        return ShellFiles(self, self.host)
+        return TarFiles(self, self.host)
 
     async def getfile(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:
-        raise UnsupportedError(f"{self.host}: as another user files cannot be transferred yet", host=self.host)
+        near = os.fsencode(local_path)
+        await carry_file(await self.open_files(), os.fsencode(remote_path), LocalFiles(), near)
 
     async def putfile(self, local_path: str | os.PathLike[str], remote_path: str | os.PathLike[str]) -> None:
-        raise UnsupportedError(f"{self.host}: as another user files cannot be transferred yet", host=self.host)
+        near = os.fsencode(local_path)
+        await carry_file(LocalFiles(), near, await self.open_files(), os.fsencode(remote_path))
 
     async def ping(self) -> float:
         self._check_open()
