@@ -1,7 +1,8 @@
 """The whole of a transport over one outpost: for a machine whose only road is a stream of bytes, or to save sessions.
 
-Programs run as the outpost's children, any number at once over one process of the transport below. What an outpost
-cannot do yet is left to that transport. Not for choosing between the two (`upgrading`).
+Programs run as the outpost's children, any number at once over one process of the transport below; connections and
+listeners are the outpost's too. What it cannot do yet is left to that transport. Not for choosing between the two
+(`upgrading`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, Literal
 from aioremote._core.deadline import Deadline
 from aioremote._core.lifetime import Owner, settle
 from aioremote.errors import ClosedError, ConnectionLost
+from aioremote.outpost.far.frames import Limits
 from aioremote.outpost.launch import Launcher, launch
 from aioremote.outpost.link import Link
+from aioremote.outpost.listeners import open_listener
 from aioremote.outpost.program import Program
+from aioremote.outpost.sockets import open_connection
 from aioremote.protocols import FarProcess, FileSystem, Transport
 from aioremote.types import Address, Capability, Endpoint, ProcessSpec
 
@@ -30,8 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["LinkedTransport"]
 
 MOST_PROGRAMS = 3000  # at once; an outpost takes 4096 channels
+MOST_ACCEPTED = 1024  # connections of far listeners, and answers to calls; further clients wait at the far end
 _CLOSE_SECONDS = 2.0
-_OWN = frozenset({Capability.COMMANDS, Capability.TERMINAL, Capability.SIGNALS, Capability.TREE_KILL})
+_OWN = frozenset(set(Capability) - {Capability.FILES})
 
 
 class LinkedTransport(Transport):
@@ -149,6 +154,7 @@ class LinkedTransport(Transport):
             keepalive=self._keepalive,
             keepalive_count=self._keepalive_count,
             services=self._services,
+            limits=Limits(max_channels=MOST_ACCEPTED),
         )
         try:
             await link.start(timeout=deadline.left())
@@ -222,15 +228,15 @@ class LinkedTransport(Transport):
                 place.set_result(None)
                 return
 
-    # what is left to the transport below
+    # connections
 
     async def open_connection(self, target: Endpoint) -> ByteStream:
-        self._check_open()
-        return await self.base.open_connection(target)
+        return await open_connection(await self.link(), target)
 
     async def open_listener(self, bind: Endpoint) -> Listener[ByteStream]:
-        self._check_open()
-        return await self.base.open_listener(bind)
+        return await open_listener(await self.link(), bind)
+
+    # what is left to the transport below
 
     async def open_files(self) -> FileSystem:
         self._check_open()

@@ -31,6 +31,22 @@ def _call(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
     return pinned(outpost, number, header)
 
 
+def _connect(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    return _sockets(outpost)["connect"](outpost, number, header)
+
+
+def _listen(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    return _sockets(outpost)["listen"](outpost, number, header)
+
+
+def _sockets(outpost: "Outpost") -> "dict[str, Callable[[Outpost, int, bytes], Handler]]":
+    from .sockets import Sockets
+
+    sockets = Sockets(outpost)
+    SERVICES["connect"], SERVICES["listen"] = sockets.connect, sockets.listen
+    return SERVICES
+
+
 SERVICES: "dict[str, Callable[[Outpost, int, bytes], Handler]]" = {
     "echo": Echo,
     "discard": Discard,
@@ -38,4 +54,6 @@ SERVICES: "dict[str, Callable[[Outpost, int, bytes], Handler]]" = {
     "process": _processes,
     "calls": _calls,
     "call": _call,
+    "connect": _connect,
+    "listen": _listen,
 }
