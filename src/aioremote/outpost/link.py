@@ -36,7 +36,7 @@ CHANNEL_WINDOW = 1048576  # of channels that this end opens; those of the far en
 CLOSE_SECONDS = 2.0
 SHOWN_CHARS = 800  # of the far stderr in an error
 
-Service = Callable[["Link", int, bytes], Handler]
+Service = Callable[["Link", int, bytes], Handler | None]  # None: it was rejected
 Reason = Literal["keepalive", "closed", "reset", "protocol"]
 
 
@@ -251,6 +251,11 @@ class Link:
     def accept(self, number: int, header: bytes = b"") -> None:
         """Say that a channel of the far end is served."""
         self._wire.accept(number, header)
+        self._poke()
+
+    def reject(self, number: int, code: int, text: str) -> None:
+        """Refuse a channel of the far end: nothing was done."""
+        self._wire.reject(number, code, text)
         self._poke()
 
     def reset(self, number: int, code: int = CANCELLED, text: str = "") -> None:

@@ -22,14 +22,14 @@ class Routes:
 
     Args:
         wire: the link's wire, to refuse and to give up channels.
-        services: what the far end may open, by kind: called with number and header.
+        services: what the far end may open, by kind: called with number and header, None where it has rejected it.
         report: is told what a handler raised.
     """
 
     def __init__(
         self,
         wire: Wire,
-        services: Mapping[str, Callable[[int, bytes], Handler]],
+        services: Mapping[str, Callable[[int, bytes], Handler | None]],
         report: Callable[[Exception], None],
     ) -> None:
         self._wire = wire
@@ -41,7 +41,7 @@ class Routes:
         """Put a handler at the end of a channel."""
         self._handlers[number] = handler
 
-    def serve(self, kind: str, service: Callable[[int, bytes], Handler]) -> None:
+    def serve(self, kind: str, service: Callable[[int, bytes], Handler | None]) -> None:
         """Let the far end open channels of a kind from now on."""
         self._services[kind] = service
 

@@ -1,7 +1,8 @@
 """The whole of a transport over one outpost: for a machine whose only road is a stream of bytes, or to save sessions.
 
-Programs run as the outpost's children, any number at once over one process of the transport below. What an outpost
-cannot do yet is left to that transport. Not for choosing between the two (`upgrading`).
+Programs run as the outpost's children, any number at once over one process of the transport below; connections and
+listeners are the outpost's too. What it cannot do yet is left to that transport. Not for choosing between the two
+(`upgrading`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from aioremote._core.pieces import carry_file
 from aioremote.errors import ClosedError, ConnectionLost
 from aioremote.outpost.file_calls import FileCalls
 from aioremote.outpost.files import OutpostFiles
+from aioremote.outpost.far.frames import Limits
 from aioremote.outpost.launch import Launcher, launch
 from aioremote.outpost.link import Link
+from aioremote.outpost.listeners import open_listener
 from aioremote.outpost.program import Program
+from aioremote.outpost.sockets import open_connection
 from aioremote.protocols import FarProcess, FileSystem, Transport
 from aioremote.transports.local_files import LocalFiles
 from aioremote.types import Address, Capability, Endpoint, ProcessSpec
@@ -35,8 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["LinkedTransport"]
 
 MOST_PROGRAMS = 3000  # at once; an outpost takes 4096 channels
+MOST_ACCEPTED = 1024  # connections of far listeners, and answers to calls; further clients wait at the far end
 _CLOSE_SECONDS = 2.0
-_OWN = frozenset({Capability.COMMANDS, Capability.TERMINAL, Capability.SIGNALS, Capability.TREE_KILL, Capability.FILES})
+_OWN = frozenset(Capability)
 
 
 class LinkedTransport(Transport):
@@ -155,6 +160,7 @@ class LinkedTransport(Transport):
             keepalive=self._keepalive,
             keepalive_count=self._keepalive_count,
             services=self._services,
+            limits=Limits(max_channels=MOST_ACCEPTED),
         )
         try:
             await link.start(timeout=deadline.left())
@@ -251,15 +257,13 @@ class LinkedTransport(Transport):
     async def putfile(self, local_path: str | os.PathLike[str], remote_path: str | os.PathLike[str]) -> None:
         await carry_file(LocalFiles(), os.fsencode(local_path), await self.open_files(), os.fsencode(remote_path))
 
-    # what is left to the transport below
+    # connections
 
     async def open_connection(self, target: Endpoint) -> ByteStream:
-        self._check_open()
-        return await self.base.open_connection(target)
+        return await open_connection(await self.link(), target)
 
     async def open_listener(self, bind: Endpoint) -> Listener[ByteStream]:
-        self._check_open()
-        return await self.base.open_listener(bind)
+        return await open_listener(await self.link(), bind)
 
     # its end
 

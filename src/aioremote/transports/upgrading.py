@@ -11,16 +11,18 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from aioremote.errors import BootstrapError, UnsupportedError
+from aioremote.errors import BootstrapError, TunnelError, TunnelRefused, UnsupportedError
 from aioremote.outpost.files import OutpostFiles
 from aioremote.protocols import FarProcess, FileSystem, SessionTransport, Transport
 from aioremote.transports.linked import LinkedTransport
 from aioremote.transports.upgrading_files import UpgradingFiles
 
 if TYPE_CHECKING:
+    from anyio.abc import ByteStream, Listener
+
     from aioremote.errors import ConnectionLost
     from aioremote.outpost.link import Link
-    from aioremote.types import Address, ProcessSpec
+    from aioremote.types import Address, Endpoint, ProcessSpec
 
 __all__ = ["UpgradingTransport", "When"]
 
@@ -69,7 +71,7 @@ class UpgradingTransport(LinkedTransport):
             await link.aclose()
 
     async def start_process(self, spec: ProcessSpec) -> FarProcess:
-        if self._when == "always" or (self._link is not None and self._link.state == "up"):
+        if self._has_outpost():
             return await super().start_process(spec)
         if self._without_python:
             return await self._plain.start_process(spec)
@@ -100,6 +102,27 @@ class UpgradingTransport(LinkedTransport):
             except (BootstrapError, UnsupportedError):
                 self._without_python = True
         return self._present_files()
+
+    async def open_connection(self, target: Endpoint) -> ByteStream:
+        """Connect by the connection's own forwarding, or by the outpost where the server forbids that."""
+        try:
+            return await self._plain.open_connection(target)
+        except TunnelError as error:
+            if isinstance(error, TunnelRefused) or not self._has_outpost():
+                raise
+        return await super().open_connection(target)
+
+    async def open_listener(self, bind: Endpoint) -> Listener[ByteStream]:
+        """Listen by the connection's own forwarding, or by the outpost where the server does not."""
+        try:
+            return await self._plain.open_listener(bind)
+        except TunnelError:
+            if not self._has_outpost():
+                raise
+        return await super().open_listener(bind)
+
+    def _has_outpost(self) -> bool:
+        return self._when == "always" or (self._link is not None and self._link.state == "up")
 
     async def reconnect(self) -> None:
         await self._drop_lost_link()

@@ -37,6 +37,22 @@ def _files(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
     return Files(outpost, number, header)
 
 
+def _connect(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    return _sockets(outpost)["connect"](outpost, number, header)
+
+
+def _listen(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    return _sockets(outpost)["listen"](outpost, number, header)
+
+
+def _sockets(outpost: "Outpost") -> "dict[str, Callable[[Outpost, int, bytes], Handler]]":
+    from .sockets import Sockets
+
+    sockets = Sockets(outpost)
+    SERVICES["connect"], SERVICES["listen"] = sockets.connect, sockets.listen
+    return SERVICES
+
+
 SERVICES: "dict[str, Callable[[Outpost, int, bytes], Handler]]" = {
     "echo": Echo,
     "discard": Discard,
@@ -45,4 +61,6 @@ SERVICES: "dict[str, Callable[[Outpost, int, bytes], Handler]]" = {
     "calls": _calls,
     "call": _call,
     "files": _files,
+    "connect": _connect,
+    "listen": _listen,
 }
