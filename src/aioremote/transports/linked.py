@@ -17,9 +17,9 @@ from aioremote._core.engines import check_engine
 from aioremote._core.lifetime import Owner, settle
 from aioremote._core.pieces import carry_file
 from aioremote.errors import ClosedError, ConnectionLost
+from aioremote.outpost.far.frames import Limits
 from aioremote.outpost.file_calls import FileCalls
 from aioremote.outpost.files import OutpostFiles
-from aioremote.outpost.far.frames import Limits
 from aioremote.outpost.launch import Launcher, launch
 from aioremote.outpost.link import Link
 from aioremote.outpost.listeners import open_listener
@@ -27,6 +27,7 @@ from aioremote.outpost.program import Program
 from aioremote.outpost.sockets import open_connection
 from aioremote.protocols import FarProcess, FileSystem, Transport
 from aioremote.transports.local_files import LocalFiles
+from aioremote.transports.tar_files import TarFiles
 from aioremote.types import Address, Capability, Endpoint, ProcessSpec
 
 if TYPE_CHECKING:
@@ -239,6 +240,8 @@ class LinkedTransport(Transport):
     async def open_files(self, engine: str = "auto") -> FileSystem:
         check_engine(engine, host=self.host)
         self._check_open()
+        if engine == "tar":
+            return TarFiles(self, self.host)
         if engine not in ("auto", "outpost"):
             return await self.base.open_files(engine)
         return OutpostFiles(self._file_calls)

@@ -27,6 +27,7 @@ from aioremote._core.streams import CHUNK_BYTES, Feed
 from aioremote.errors import BusyError, ClosedError, CommandNotFound, TunnelError, TunnelRefused, file_error
 from aioremote.protocols import FarProcess, FileSystem, OutputStream, Transport
 from aioremote.transports.local_files import LocalFiles
+from aioremote.transports.tar_files import TarFiles
 from aioremote.types import Address, Capability, Endpoint, ExitStatus, ProcessSpec, Terminal
 
 if TYPE_CHECKING:
@@ -453,9 +454,9 @@ class LocalTransport(Transport):
             raise TunnelError(f"localhost: cannot listen on {bind}: {error}", host="localhost") from error
 
     async def open_files(self, engine: str = "auto") -> FileSystem:
-        check_engine(engine, ("auto", "local"), host="localhost")
+        check_engine(engine, ("auto", "local", "tar"), host="localhost")
         self._own()
-        return LocalFiles()
+        return TarFiles(self, "localhost") if engine == "tar" else LocalFiles()
 
     async def getfile(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:
         self._own()

@@ -88,6 +88,8 @@ class UpgradingTransport(LinkedTransport):
         if engine != "auto" or self._when == "always":
             return await super().open_files(engine)
         self._check_open()
+        if (present := self._present_files()) is not None:
+            return present
         if self._without_python:
             return await self._plain.open_files()
         return UpgradingFiles(await self._plain.open_files(), self._present_files, self._bring_files)

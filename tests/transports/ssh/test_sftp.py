@@ -233,8 +233,29 @@ async def test_a_server_without_sftp_says_so(make: MachineMaker, config: str) ->
     with Sshd(extra_config=config) as server:
         async with make(server) as machine, asyncio.timeout(20):
             for _ in range(3):
+                files = await machine.transport.open_files("sftp")
                 with pytest.raises(UnsupportedError, match="no far files"):
-                    await machine.path("/").stat()
+                    await files.stat(b"/")
+            with pytest.raises(UnsupportedError, match="something else"):  # by plain programs either: none runs there
+                await machine.path("/").stat()
+
+
+@pytest.mark.parametrize(("outpost", "engine"), [("never", "tar"), ("auto", "outpost")])
+async def test_without_sftp_files_go_by_what_there_is(
+    make: MachineMaker, tmp_path: Path, outpost: str, engine: str
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a").write_text("a")
+    config = (
+        'ForceCommand case "$SSH_ORIGINAL_COMMAND" in *sftp*) exit 1;; esac; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
+    )
+    with Sshd(extra_config=config) as server:
+        async with make(server, outpost=outpost) as machine:
+            assert await machine.path(str(tmp_path / "tree" / "a")).read_text() == "a"
+            report = await machine.upload(tmp_path / "tree", str(tmp_path / "up"))
+            assert (report.files, report.engine) == (1, engine)
+            assert (await machine.download(str(tmp_path / "up"), tmp_path / "back")).engine == engine
+    assert (tmp_path / "back" / "a").read_text() == "a"
 
 
 async def test_a_server_for_files_only_serves_them(make: MachineMaker, tmp_path: Path) -> None:

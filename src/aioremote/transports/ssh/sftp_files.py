@@ -48,6 +48,14 @@ class SftpFiles(FileSystem):
         self.engine: str = "sftp"
         self._transport = transport
 
+    async def offered(self) -> bool:
+        """Whether the server opens a session for SFTP; it stays open for what comes."""
+        try:
+            await self._session()
+        except UnsupportedError:
+            return False
+        return True
+
     async def _ask(self, path: bytes, call: Callable[[asyncssh.SFTPClient], Awaitable[T]], doing: str = "") -> T:
         return await self._transport.on_link(lambda link: link.sftp.ask(path, call, doing))
 

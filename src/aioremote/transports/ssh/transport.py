@@ -24,6 +24,7 @@ from aioremote.errors import ClosedError, ConnectError, ConnectionLost, ForkedCo
 from aioremote.protocols import FileSystem, SessionTransport, Transport
 from aioremote.transports.local_files import LocalFiles
 from aioremote.transports.ssh.settings import SshSettings
+from aioremote.transports.tar_files import TarFiles
 from aioremote.types import Address, Capability, Endpoint, ProcessSpec
 
 if TYPE_CHECKING:
@@ -249,11 +250,14 @@ class SshTransport(SessionTransport):
                     raise
 
     async def open_files(self, engine: str = "auto") -> FileSystem:
-        check_engine(engine, ("auto", "sftp"), host=self.host)
+        check_engine(engine, ("auto", "sftp", "tar"), host=self.host)
         await self._connected()
         from aioremote.transports.ssh.sftp_files import SftpFiles  # after asyncssh has been imported
 
-        return SftpFiles(self)
+        files = SftpFiles(self)
+        if engine == "tar" or (engine == "auto" and not await files.offered()):
+            return TarFiles(self, self.host)
+        return files
 
     async def getfile(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:
         await carry_file(await self.open_files(), os.fsencode(remote_path), LocalFiles(), os.fsencode(local_path))

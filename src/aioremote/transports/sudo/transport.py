@@ -173,7 +173,7 @@ class SudoTransport(Transport, GuardHome):
         return await self._inner.open_listener(bind)
 
     async def open_files(self, engine: str = "auto") -> FileSystem:
-        check_engine(engine, ("auto",), host=self.host)
+        check_engine(engine, ("auto", "tar"), host=self.host)
         self._check_open()
         return TarFiles(self, self.host)
 
