@@ -246,10 +246,8 @@ async def test_without_sftp_files_go_by_what_there_is(
 ) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "a").write_text("a")
-    config = (
-        'ForceCommand case "$SSH_ORIGINAL_COMMAND" in *sftp*) exit 1;; esac; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
-    )
-    with Sshd(extra_config=config) as server:
+    forced = 'case "$SSH_ORIGINAL_COMMAND" in internal-sftp*) exit 1;; esac; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
+    with Sshd(extra_config=f"ForceCommand {forced}") as server:
         async with make(server, outpost=outpost) as machine:
             assert await machine.path(str(tmp_path / "tree" / "a")).read_text() == "a"
             report = await machine.upload(tmp_path / "tree", str(tmp_path / "up"))
