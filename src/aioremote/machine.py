@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from aioremote.files.path import RemotePath
     from aioremote.protocols import PasswordProvider, Transport
     from aioremote.python.interpreter import Interpreter
-    from aioremote.python.requests import Place
 
 __all__ = ["Machine"]
 
@@ -76,15 +75,8 @@ class Machine(MachineFiles):
     def python(self) -> Interpreter:
         """The far Python: ``await m.python.call(function, 1)``. It starts with the first call, in the task's scopes."""
         if self._interpreter is None:
-            self._interpreter = self._python.interpreter(self._place)
+            self._interpreter = self._python.interpreter(lambda: current_scope(self).place())
         return self._interpreter
-
-    def _place(self) -> Place | None:
-        """Return where the calling task's scopes put far Python; None where there are none."""
-        scope = current_scope(self)
-        if scope.cwd is None and not scope.env and not scope.path:
-            return None
-        return scope.cwd, dict(scope.env), scope.path
 
     @property
     def cwd(self) -> CwdScopes:

@@ -40,6 +40,12 @@ class Scope:
     path: tuple[PathEdit, ...] = ()
     outer: Scope | None = field(default=None, repr=False)
 
+    def place(self) -> tuple[bytes | None, dict[str, bytes | None], tuple[PathEdit, ...]] | None:
+        """Return directory, variables and changes of PATH as far Python takes them; None where nothing differs."""
+        if self.cwd is None and not self.env and not self.path:
+            return None
+        return self.cwd, dict(self.env), self.path
+
 
 # A value's own "=" and newlines are told by the NUL behind it. Source: POSIX awk, ENVIRON.
 _AWK = 'BEGIN { for (name in ENVIRON) printf "%s=%s%c", name, ENVIRON[name], 0 }'
