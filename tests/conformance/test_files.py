@@ -230,7 +230,7 @@ async def test_a_full_disk_and_a_read_only_one(
     source, tmp_path = tmp_path / "source", open_folder
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=0777", "none", tmp_path], check=True)
     try:
-        for kind in ("local", "ssh-root", "ssh-user"):
+        for kind in ("local", "ssh-root", "ssh-user", "ssh-outpost"):
             async with machine_of(kind, aioremote_sshd, aioremote_user) as machine:
                 (tmp_path / "old").write_bytes(b"old")
                 (tmp_path / "old").chmod(0o666)
@@ -249,9 +249,10 @@ async def test_a_full_disk_and_a_read_only_one(
         subprocess.run(["umount", tmp_path], check=True)
 
 
-async def test_forbidden_files(aioremote_sshd: Sshd, aioremote_user: TestUser, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ssh-user", "ssh-outpost"])
+async def test_forbidden_files(kind: str, aioremote_sshd: Sshd, aioremote_user: TestUser, tmp_path: Path) -> None:
     """Promise 62: EACCES."""
-    async with machine_of("ssh-user", aioremote_sshd, aioremote_user) as machine:
+    async with machine_of(kind, aioremote_sshd, aioremote_user) as machine:
         tmp_path.chmod(0o700)
         (tmp_path / "secret").write_text("x")
         with pytest.raises(PermissionError):

@@ -5,9 +5,10 @@ Not for what is spoken afterwards (`link`), nor for what is sent (`stages`).
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -151,13 +152,23 @@ async def launch(
     spec = ProcessSpec(find_and_run(attempt.mark, python=python, isolated=isolated), guarded=False)
     try:
         async with deadline.scope():
-            return await attempt.run(transport, spec, payload or outpost_payload(), options or {})
+            return await attempt.run(transport, spec, _shipped(payload), options or {})
     except (CommandNotFound, UnsupportedError) as error:  # no /bin/sh, or a login that runs something else
         raise attempt.error(str(error)) from error
     except RemoteError:
         raise
     except TimeoutError as error:
         raise attempt.error(f"{attempt.awaited} within {deadline.seconds:g} s") from error
+
+
+def _shipped(payload: Payload | None) -> asyncio.Future[Payload]:
+    """Return what is shipped, which is packed once, in a thread, while the far Python starts."""
+    loop = asyncio.get_running_loop()
+    if payload is None and not outpost_payload.cache_info().currsize:
+        return loop.run_in_executor(None, outpost_payload)
+    future: asyncio.Future[Payload] = loop.create_future()
+    future.set_result(payload or outpost_payload())
+    return future
 
 
 class _Attempt:
@@ -177,7 +188,7 @@ class _Attempt:
         self._noise = bytearray()
 
     async def run(
-        self, transport: Launcher, spec: ProcessSpec, payload: Payload, options: Mapping[str, object]
+        self, transport: Launcher, spec: ProcessSpec, payload: Awaitable[Payload], options: Mapping[str, object]
     ) -> Launched:
         """Start the process and go through the stages; where that does not succeed, nothing is left of it."""
         process = await transport.start_process(spec)
@@ -189,7 +200,7 @@ class _Attempt:
             if self.awaited:
                 await bounded_cleanup(process.aclose(), CLEANUP_SECONDS)
 
-    async def _talk(self, process: FarProcess, payload: Payload, options: Mapping[str, object]) -> Launched:
+    async def _talk(self, process: FarProcess, shipped: Awaitable[Payload], options: Mapping[str, object]) -> Launched:
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None
         if process.stderr is not None:
@@ -198,6 +209,7 @@ class _Attempt:
         await process.started()
         self._noise += process.noise
         said = await self._ready(stdout)
+        payload = await shipped
         self.awaited = "Python was ready, but the outpost did not answer"
         with suppress(anyio.BrokenResourceError):  # it has ended, and the reader will see that
             await stdin.send(payload.line(self._nonce, options) + payload.packed)

@@ -53,6 +53,7 @@ class Files(Handler):
         self._ended = False  # by the near end, after what is unsent
         self._deaf = False  # the helper takes nothing more
         self._held = False  # the near end is slow
+        self._told = False  # the near end knows that this is over, or does not care
         self._events = READ
         outpost.children.add(self._pid, self._on_exit)
         outpost.accept(number)
@@ -154,8 +155,7 @@ class Files(Handler):
 
     def _close(self) -> "None":
         if self._sock.fileno() >= 0:
-            self._deaf = True
-            self._unsent.clear()
+            self._stop_writing()
             self._outpost.watch(self._sock.fileno(), self._on_ready, 0)
             self._sock.close()
             if self._pid:
@@ -164,7 +164,7 @@ class Files(Handler):
 
     def _drop(self) -> "None":
         """Nobody wants it any more; what writes a tree ends when it has cleaned up."""
-        self._number = 0
+        self._told = True
         self._close()
         if self._pid:
             try:
@@ -179,6 +179,6 @@ class Files(Handler):
 
     def _tell_end(self) -> "None":
         """Say that this was all, when the helper has gone and all that it said is told."""
-        if self._number and not self._pid and self._sock.fileno() < 0:
+        if not self._told and not self._pid and self._sock.fileno() < 0:
+            self._told = True
             self._outpost.eof(self._number)
-            self._number = 0
