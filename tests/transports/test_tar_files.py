@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from tests.conformance.test_transfers import cancelled_at, tree
 
-from aioremote._core.pieces import Tally, TreeOptions, carry
+from aioremote._core.pieces import Piece, Tally, TreeOptions, carry
 from aioremote.errors import FileChanged, TransferError, UnsafePathError, UnsupportedError
 from aioremote.protocols import FarProcess, Starter
 from aioremote.transports.local import LocalTransport
 from aioremote.transports.local_files import LocalFiles
 from aioremote.transports.tar_files import TarFiles
-from aioremote.types import ProcessSpec, TransferProgress
+from aioremote.types import FileStat, ProcessSpec, TransferProgress
 
 APPLETS = subprocess.run(["busybox", "--list"], check=True, capture_output=True, text=True).stdout.split()
 
@@ -255,6 +255,30 @@ async def test_a_killed_tar_leaves_old_content(far: TarFiles, source: Path, tmp_
                     options=TreeOptions(), host="localhost", trusted=True)  # fmt: skip
     assert (tmp_path / "there").read_bytes() == b"x"
     assert not [name for name in os.listdir(tmp_path) if "aioremote" in name]
+
+
+async def test_pieces_of_several_files_may_alternate(far: TarFiles, tmp_path: Path) -> None:
+    """As SFTP reads them; with holes at the begin, between and at the end."""
+    found = FileStat(st_mode=stat.S_IFREG | 0o640, st_size=10_000_000, st_mtime_ns=10**18)
+    folder = FileStat(st_mode=stat.S_IFDIR | 0o755, st_size=0)
+
+    async def pieces() -> AsyncIterator[list[Piece]]:
+        yield [Piece(b"", folder), Piece(b"a'", found, b"one", 0, last=False)]
+        yield [Piece(b"b", found, b"x" * 1000, 5_000_001, last=False), Piece(b"a'", found, b"two", 3, last=False)]
+        yield [Piece(b"a'", found, b"three", 7_000_000, last=False), Piece(b"b", found, b"", 10_000_000)]
+        yield [Piece(b"a'", found, b"end", 9_999_997), Piece(b"c", found, b"all", 0)]
+
+    await far.write_tree(os.fsencode(tmp_path / "there"), pieces(), Tally(), TreeOptions(preserve=True))
+    expected = {
+        "a'": b"onetwo" + bytes(6_999_994) + b"three" + bytes(2_999_992) + b"end",
+        "b": bytes(5_000_001) + b"x" * 1000 + bytes(4_998_999),
+        "c": b"all" + bytes(9_999_997),
+    }
+    assert tree(tmp_path / "there") == expected
+    for name in expected:
+        near = (tmp_path / "there" / name).stat()
+        assert (near.st_mode & 0o777, near.st_mtime_ns) == (0o640, 10**18)
+        assert near.st_blocks * 512 < 1 << 20
 
 
 # a far side that lies
