@@ -16,6 +16,7 @@ from tests.conformance.test_transfers import cancelled_at, tree
 from aioremote._core.pieces import Piece, Tally, TreeOptions, carry
 from aioremote.errors import FileChanged, TransferError, UnsafePathError, UnsupportedError
 from aioremote.protocols import FarProcess, Starter
+from aioremote.testing.checks import cancel_everywhere
 from aioremote.transports.local import LocalTransport
 from aioremote.transports.local_files import LocalFiles
 from aioremote.transports.tar_files import TarFiles
@@ -368,3 +369,28 @@ async def test_a_cancel_removes_the_temporary_directory(far: TarFiles, source: P
     for step in range(1, 6):
         await cancelled_at(move, step)
         assert os.listdir(tmp_path / "there") == []
+
+
+async def test_a_cancel_anywhere_leaves_old_or_new(local: LocalTransport, tmp_path: Path) -> None:
+    """Promise 58: at every suspension point, up and down."""
+    far = TarFiles(local, "web1")
+    place, near = tmp_path / "place", tmp_path / "near"
+    for folder in (place, near):
+        folder.mkdir()
+        (folder / "file").write_bytes(b"old")
+    (tmp_path / "file").write_bytes(b"new")
+
+    async def check() -> None:
+        for folder in (place, near):
+            assert os.listdir(folder) == ["file"]
+            assert (folder / "file").read_bytes() in (b"old", b"new")
+
+    options = TreeOptions(durable=False)
+
+    async def move_up() -> None:
+        await carry(LocalFiles(), os.fsencode(tmp_path / "file"), far, os.fsencode(place / "file"), tally=Tally(),
+                    options=options, host="localhost", trusted=True)  # fmt: skip
+
+    assert await cancel_everywhere(move_up, check) >= 4
+    assert (place / "file").read_bytes() == b"new"
+    assert await cancel_everywhere(lambda: down(far, tmp_path / "file", near / "file"), check) >= 4
