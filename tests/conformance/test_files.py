@@ -230,7 +230,7 @@ async def test_a_full_disk_and_a_read_only_one(
     source, tmp_path = tmp_path / "source", open_folder
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=0777", "none", tmp_path], check=True)
     try:
-        for kind in ("local", "ssh-root", "ssh-user", "ssh-outpost"):
+        for kind in ("local", "ssh-root", "ssh-user", "ssh-outpost", "local-sudo"):
             async with machine_of(kind, aioremote_sshd, aioremote_user) as machine:
                 (tmp_path / "old").write_bytes(b"old")
                 (tmp_path / "old").chmod(0o666)

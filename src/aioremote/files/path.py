@@ -45,7 +45,7 @@ class RemotePath(PureRemotePath):
 
     Arithmetic is that of `pathlib.PurePosixPath`; what asks the far side is that of `anyio.Path`, awaited.
     Errors are FileError, which is also the matching OSError, with errno and the far path in ``filename``;
-    ConnectionLost where the link ended; UnsupportedError where this machine has no files, as behind sudo.
+    ConnectionLost where the link ended; UnsupportedError where this machine has no files, as without sftp.
 
     A relative path is below the login's directory, or below the task's ``m.cwd`` scope where one is open. Bytes of
     names that are no UTF-8 are surrogates in ``str(path)``, as everywhere in Python, and exact in ``bytes(path)``.

@@ -47,6 +47,7 @@ _TEXTS = {
         )
     },
 }  # fmt: skip
+_SHORT = re.compile(r"Wrote only \d+ of \d+ bytes$")  # GNU tar, where a disk is full in the middle of a block
 _OVERWRITES = re.compile(r"cannot overwrite (non-)?directory")
 # A path whose folder may not be searched looks missing: find the first ancestor that exists and ask whether it may be
 # entered.
@@ -116,6 +117,8 @@ def said_error(host: str, path: bytes, status: ExitStatus, said: str) -> FileErr
         return file_error(known, os.fsdecode(path), host=host)
     number = errno_in(said)
     text = said.encode(errors="surrogateescape").decode(errors="replace")[-500:]
+    if number != errno.EIO and os.strerror(number) not in text:
+        text = f"{os.strerror(number)}: {text}"
     return file_error(number, os.fsdecode(path), host=host, text=text or f"the far shell ended with {status}")
 
 
@@ -125,6 +128,8 @@ def errno_in(said: str) -> int:
         number = _TEXTS.get(line.rpartition(": ")[2])
         if number is not None:
             return number
+        if _SHORT.search(line):
+            return errno.ENOSPC
         if found := _OVERWRITES.search(line):
             return errno.ENOTDIR if found[1] else errno.EISDIR
     return errno.EIO

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aioremote.protocols import Starter
     from aioremote.types import FileEntry, FileStat
 
-__all__ = ["ShellFiles"]
+__all__ = ["ShellFiles", "touch_time"]
 
 _PRESENT = b'[ -e "$1" ] || [ -L "$1" ] || why_missing "$1"\n'
 _EXISTS = b'[ -e "$1" ] && exit 0; why_missing "$1"'

@@ -20,6 +20,7 @@ _NAME_BYTES = 1024 * 1024  # of a long name or of extended attributes
 _SPAN = 24
 _HEADER_SPANS, _HEADER_MORE, _HEADER_SIZE = 386, 482, slice(483, 495)
 _MORE_SPANS, _MORE_MORE = 21, 504
+_MOST_SPANS = 1 << 20
 
 
 class TarError(Exception):
@@ -81,7 +82,7 @@ class TarDecoder:
 
     def __init__(self) -> None:
         self.ended: bool = False
-        self.rest: bytes = b""
+        self.rest: bytearray = bytearray()
         self._data = bytearray()
         self._names: dict[str, bytes] = {}  # for the next member, from what stands before it
         self._steps = self._run()
@@ -107,7 +108,7 @@ class TarDecoder:
             going = self._advance(block, found)
         del self._data[:at]
         if not going:
-            self.ended, self.rest = True, bytes(self._data)
+            self.ended, self.rest = True, self._data
         return found
 
     def _advance(self, block: bytes, found: list[Member | Chunk]) -> bool:
@@ -159,6 +160,7 @@ class TarDecoder:
                 yield BLOCK_BYTES
                 spans += _spans(self._block[: _MORE_SPANS * _SPAN])
                 more = self._block[_MORE_MORE]
+                _checked(len(spans), _MOST_SPANS)
             _check_spans(spans, wire, size)
         yield Member(
             names.get("path", info.name.encode("utf-8", "surrogateescape")).rstrip(b"/") or b"/",

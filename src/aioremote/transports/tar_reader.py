@@ -62,10 +62,11 @@ _SOCKET = re.compile(r"^tar: (.*): socket ignored$", re.MULTILINE)
 _CHANGED = re.compile(r"^tar: (.*): (?:[Ff]ile changed as we read it|File shrank by .*)$")
 _VANISHED = re.compile(r"^tar: (.*): File removed before we read it$")
 _FAILED = re.compile(r"^tar: (.*): (?:Cannot|can't|Warning|Read|short) ?.*$")
-_BATCH_BYTES = 1024 * 1024
+_RECORD = re.compile(rb"(\d{1,19}) (\d{1,19}) (.*)", re.DOTALL)
 _READ_BYTES = 256 * 1024
 _AHEAD_BYTES = 4 * 1024 * 1024
 _SAID_BYTES = 64 * 1024
+_REST_BYTES = 256 * 1024 * 1024  # of what a tar that is not GNU's is followed by
 _HELD_FILES = 64  # big ones that are not given their place before tar has said that none changed
 _PART_BYTES = 1024 * 1024
 
@@ -131,10 +132,12 @@ class TarReader:
     def _take(self, data: bytes) -> list[Piece]:
         if self._intro is not None:
             line, newline, data = (self._intro + data).partition(b"\n")
-            self._intro = None if newline else line
+            self._intro = None if newline else line[:_SAID_BYTES]
             self._gnu = line == b"gnu"
             if not newline:
                 return []
+        if self._decoder.ended and (self._gnu or len(self._decoder.rest) > _REST_BYTES):
+            return []
         batch: list[Piece] = []
         for found in self._decoder.feed(data):
             if isinstance(found, Member):
@@ -210,7 +213,7 @@ class TarReader:
             raise self._failure() or said_error(self._host, self._root, status, self._text())
         if not self._decoder.ended:
             raise TransferError(f"{self._host}: the archive of tar ended early: {self._text()}", host=self._host)
-        for record in self._decoder.rest.lstrip(b"\0").split(b"/\n"):
+        for record in bytes(self._decoder.rest).lstrip(b"\0").split(b"/\n"):
             self._compare(record)
 
     def _text(self) -> str:
@@ -240,10 +243,11 @@ class TarReader:
 
     def _compare(self, record: bytes) -> None:
         """Look at what a file was after it was read."""
-        size, _, rest = record.partition(b" ")
-        mtime, _, name = rest.partition(b" ")
-        seen = self._seen.get(b"" if self._is_single else name.removeprefix(b"./"))
-        if seen is not None and seen != (int(size), int(mtime)):
+        found = _RECORD.fullmatch(record)
+        if found is None:
+            return
+        name = b"" if self._is_single else found[3].removeprefix(b"./")
+        if self._seen.get(name, (int(found[1]), int(found[2]))) != (int(found[1]), int(found[2])):
             raise self._changed(self._full(os.fsdecode(name)))
 
     async def _read_linked(self, path: bytes) -> AsyncGenerator[Piece]:
