@@ -44,15 +44,17 @@ def nothing(site: Site, sizes: list[int]) -> Measured:
         return asyncio.run(_measure(port, sizes))
 
 
-def ours(site: Site, sizes: list[int], *, reverse: bool = False) -> Measured:
-    """`Machine.tunnel`."""
-    from aioremote import HostKeys, SshMachine
+def ours(site: Site, sizes: list[int], *, reverse: bool = False, link: bool = False) -> Measured:
+    """`Machine.tunnel`, with `link` over an outpost's link, which is one session of the connection."""
+    from aioremote import HostKeys, Machine, SshMachine
+    from aioremote.transports.linked import LinkedTransport
 
     async def work(port: int) -> Measured:
         keys = HostKeys.strict(site.known_hosts)
-        machine = SshMachine(
+        login = SshMachine(
             site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
         )
+        machine = Machine(LinkedTransport(login.transport), host=login.host) if link else login
         async with machine:
             if reverse:
                 async with machine.tunnel(port, 0, lhost="127.0.0.1", dhost="127.0.0.1", reverse=True) as tunnel:
@@ -130,6 +132,8 @@ def run(run: Run) -> Answer:
             Entry("no tunnel", nothing, site, load, note="the floor"),
             Entry("aioremote, reverse", ours, site, back),
             Entry("asyncssh, reverse", asyncssh, site, back),
+            Entry("aioremote, outpost", ours, site, {**load, "link": True}),
+            Entry("aioremote, outpost, reverse", ours, site, {**back, "link": True}),
             Entry("ssh -R, AES-GCM", openssh, site, back),
         ]
         values = compete(entries, run.pick(5, 2), run.say)

@@ -353,6 +353,37 @@ async def test_a_far_side_that_sends_on_after_our_close_learns_of_it() -> None:
                 await broken.wait()
 
 
+async def test_thousands_of_refused_and_reset_connections_are_no_flood() -> None:
+    """Promise 70: more of each than the link takes RESET and SIGNAL frames at once."""
+
+    async def refused(machine: Machine, port: int) -> None:
+        with pytest.raises(TunnelRefused):
+            await machine.open_connection("127.0.0.1", port)
+
+    async def broken_off(machine: Machine, port: int) -> None:
+        stream = await machine.open_connection("127.0.0.1", port)
+        assert isinstance(stream, Spliceable)
+        stream.abort()
+
+    async def half_closed(machine: Machine, port: int) -> None:
+        async with await machine.open_connection("127.0.0.1", port) as stream:
+            await stream.send_eof()
+
+    async with here() as (machine, _), serving(echo) as port:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            for one, place in ((refused, unused.getsockname()[1]), (broken_off, port), (half_closed, port)):
+
+                async def many(one: Callable[..., Awaitable[None]] = one, place: int = place) -> None:
+                    for _ in range(200):
+                        await one(machine, place)
+
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(32):
+                        group.create_task(many())
+        assert (await machine.run("echo", "fine")).stdout == "fine\n"
+
+
 # --- listeners --------------------------------------------------------------------------------------------------------
 
 

@@ -228,6 +228,10 @@ class Link:
         self._poke()
         return welcome
 
+    def room(self, number: int) -> int:
+        """Return how many bytes would go without waiting for the far end's credit, headers included."""
+        return self._wire.room(number)
+
     def eof(self, number: int) -> None:
         """Say that nothing more will be sent."""
         self._wire.eof(number)

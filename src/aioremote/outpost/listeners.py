@@ -17,8 +17,8 @@ import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
 from aioremote.errors import RemoteError, TunnelError
-from aioremote.outpost.far.handlers import CANCELLED, REFUSED, Handler
-from aioremote.outpost.far.places import ACCEPTED, pack_place
+from aioremote.outpost.far.handlers import REFUSED, Handler
+from aioremote.outpost.far.places import ABORT, ACCEPTED, pack_place
 from aioremote.outpost.link import CHANNEL_WINDOW
 from aioremote.outpost.sockets import Connection, refusal
 from aioremote.types import Endpoint
@@ -161,8 +161,8 @@ def _take_accepted(link: Link, number: int, header: bytes) -> Handler | None:
         return None
     taken = listener.take(number, host, int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0)
     if taken is None:
-        link.reject(number, CANCELLED, "too many connections wait to be served")
-        return None
+        link.send_message(number, ABORT, end=True)
+        return Handler()
     link.accept(number)
     link.widen(number, CHANNEL_WINDOW)
     return taken

@@ -20,7 +20,7 @@ from aioremote._core.streams import Feed, StreamAttribute
 from aioremote.errors import BusyError, RemoteError, TunnelError, TunnelRefused
 from aioremote.outpost.far.frames import cost
 from aioremote.outpost.far.handlers import UNKNOWN, Handler
-from aioremote.outpost.far.places import BROKEN, CLOSE, PEER_ENDED, pack_place
+from aioremote.outpost.far.places import ABORT, BROKEN, CLOSE, ENDED, REFUSES, pack_place
 
 if TYPE_CHECKING:
     from aioremote.outpost.link import Link
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "open_connection", "refusal"]
 
 _CLOSE_SECONDS = 2.0
+MAX_WORD_BYTES = 64
 _ERRNOS = {name: number for number, name in errno.errorcode.items()}
 
 
@@ -83,22 +84,22 @@ class Connection(Handler, ByteStream, Spliceable):
 
     def on_message(self, data: bytes, more: bool) -> None:
         self._used(cost(data))
-        if data[:1] == PEER_ENDED:
+        word = data[:1]
+        if word == ENDED:
             self._peer_ended = True
             self._feed.end()
-        elif data[:1] == BROKEN:
-            self._link.reset(self.number)
+        elif word == BROKEN:
+            self._end(anyio.BrokenResourceError())
+        elif word == REFUSES:
+            self._refuse(0, data[1:].decode("utf-8", "replace"))
             self._end(anyio.BrokenResourceError())
 
     def on_eof(self) -> None:
-        if not self._over.is_set():
-            if not self._eof_said:
-                self._eof_said = True
-                self._link.eof(self.number)
-            self._end(None)
+        self._link.eof(self.number)
+        self._end(None)
 
     def on_reset(self, code: int, text: str, refused: bool) -> None:
-        self._fail_opening(refusal(self._link, code, text, f"cannot connect to {self._peer}", TunnelRefused))
+        self._refuse(code, text)
         self._end(anyio.BrokenResourceError())
 
     def on_lost(self, text: str) -> None:
@@ -110,6 +111,9 @@ class Connection(Handler, ByteStream, Spliceable):
         self._release_writer()
         if self._sink is not None:
             self._sink.full(False)
+
+    def _refuse(self, code: int, text: str) -> None:
+        self._fail_opening(refusal(self._link, code, text, f"cannot connect to {self._peer}", TunnelRefused))
 
     def _fail_opening(self, error: RemoteError) -> None:
         if self._opening is not None and not self._opening.done():
@@ -173,9 +177,14 @@ class Connection(Handler, ByteStream, Spliceable):
     def abort(self) -> None:
         """Drop the connection at once; its peer sees a reset."""
         self._eof_said = self._closing = True
-        if not self._over.is_set():
+        if self._over.is_set():
+            return
+        self._hold(False)
+        if self._opening is None and self._link.room(self.number) > MAX_WORD_BYTES:
+            self._link.send_message(self.number, ABORT, end=True)
+        else:  # of what waits nothing need go
             self._link.reset(self.number)
-            self._end(anyio.BrokenResourceError())
+        self._end(anyio.BrokenResourceError())
 
     # Spliceable
 
@@ -198,7 +207,8 @@ class Connection(Handler, ByteStream, Spliceable):
     def put_eof(self) -> None:
         if not self._eof_said:
             self._eof_said = True
-            self._link.eof(self.number)
+            if not self._over.is_set():
+                self._link.send_message(self.number, ENDED)
 
     def set_hold(self, held: bool) -> None:
         self._feed.set_hold(held)
@@ -209,14 +219,9 @@ class Connection(Handler, ByteStream, Spliceable):
             return
         self._closing = True
         self._hold(False)
-        if not self._eof_said:
-            self._eof_said = True
-            if self._peer_ended:
-                self._link.eof(self.number)
-            else:
-                self._link.send_message(self.number, CLOSE, end=True)
-        elif not self._peer_ended:
-            self._link.signal(self.number, CLOSE)
+        if not (self._eof_said and self._peer_ended) and not self._over.is_set():
+            self._link.send_message(self.number, CLOSE, end=True)
+        self._eof_said = True
 
     async def aclose(self) -> None:
         self.finish()

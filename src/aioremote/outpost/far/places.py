@@ -1,11 +1,17 @@
-"""What both ends say about sockets: where one is, and the words of a connection's channel."""
+"""What both ends say about sockets: where one is, and the words of a connection's channel.
 
-__all__ = ["ACCEPTED", "BROKEN", "CLOSE", "PEER_ENDED", "pack_place", "unpack_place"]
+All words are messages, so each comes after the bytes before it. None is a SIGNAL, REJECT or RESET: of those a link
+takes some hundred a second for long, and connections may be refused and reset far more often.
+"""
+
+__all__ = ["ABORT", "ACCEPTED", "BROKEN", "CLOSE", "ENDED", "REFUSES", "pack_place", "unpack_place"]
 
 ACCEPTED = "accepted"  # the kind of the channels that the far end opens
-PEER_ENDED = b"e"  # a message: the socket's peer sends nothing more
-BROKEN = b"r"  # a message, the errno's name after it: the connection was reset
-CLOSE = b"c"  # a message, or a signal after the near end's EOF: close when all is written, read nothing more
+ENDED = b"e"  # of either end: half-closed, no more bytes come
+CLOSE = b"c"  # the near end's last: close when all is written, read nothing more
+ABORT = b"a"  # the near end's last: reset the socket
+BROKEN = b"r"  # the far end's last, with the errno's name: the socket was reset
+REFUSES = b"x"  # the far end's only word, with the errno's name and a text: there is no connection
 
 
 def pack_place(host: "str", port: "int", path: "bytes") -> "bytes":

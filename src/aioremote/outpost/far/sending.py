@@ -225,6 +225,11 @@ class Sender(object):
         channel = self._channels.get(number)
         return 0 if channel is None else channel.queued
 
+    def room(self, number: "int") -> "int":
+        """Return how much credit a channel has that nothing waits for."""
+        channel = self._open_channel(number)
+        return 0 if channel is None or channel.queued else channel.credit
+
     def _open_channel(self, number: "int") -> "Channel | None":
         """Return a channel that this end has not given up, None where it is over."""
         channel = self._channels.get(number)

@@ -1,8 +1,8 @@
 """The services "connect" and "listen": sockets of the far side, each at the end of a channel.
 
-A channel carries the bytes of its socket. The near end's EOF is its half-close. The far end says PEER_ENDED where the
-socket's peer has half-closed, and EOF when the socket is closed in order; BROKEN where it was reset. Both come after
-all bytes that came before. A connection that a listener accepts is a channel of this end's. Nothing here blocks.
+A channel carries the bytes of its socket, and the words of `places`: half-closes, closes and resets, each after the
+bytes before it. The far end's EOF says that the socket is closed in order. A connection that a listener accepts is a
+channel of this end's. Nothing here blocks.
 """
 
 import errno
@@ -12,9 +12,9 @@ import socket
 import struct
 
 from .frames import cost
-from .handlers import REFUSED, Handler
+from .handlers import Handler
 from .lookup import Lookups
-from .places import ACCEPTED, BROKEN, CLOSE, PEER_ENDED, unpack_place
+from .places import ABORT, ACCEPTED, BROKEN, CLOSE, ENDED, REFUSES, unpack_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,8 +142,9 @@ class Connection(Handler):
             self._start(self._socket)
 
     def _refuse(self, name: "str", why: "str") -> "None":
-        self._over = True
-        self._outpost.reject(self._number, REFUSED, "%s %s" % (name, why))
+        self._end()
+        text = "%s %s" % (name, why)
+        self._outpost.send_message(self._number, REFUSES + text.encode("utf-8", "replace"), end=True)
 
     def begin(self, made: "socket.socket", header: "bytes") -> "None":
         """Take an accepted socket, and tell the near end; WireError where it takes no more channels."""
@@ -191,7 +192,7 @@ class Connection(Handler):
             self._break(OSError(errno.ECONNRESET, ""))
         else:
             self._peer_ended = True
-            self._outpost.send_message(self._number, PEER_ENDED)
+            self._outpost.send_message(self._number, ENDED)
             self._finish_if_done()
 
     def on_writable(self) -> "None":
@@ -201,7 +202,7 @@ class Connection(Handler):
     # to the socket
 
     def on_data(self, data: "bytes") -> "None":
-        if self._deaf:
+        if self._deaf or self._over:
             self._outpost.grant(self._number, cost(data))
             return
         self._pieces.append(data)
@@ -234,20 +235,19 @@ class Connection(Handler):
 
     def on_message(self, data: "bytes", more: "bool") -> "None":
         self._outpost.grant(self._number, cost(data))
-        if data == CLOSE:
-            self._closing = True
+        if self._over:
+            return
+        if data == ABORT:
+            self._drop(reset=True)
+            self._end()
+            self._outpost.eof(self._number)
+        elif data in (ENDED, CLOSE):
+            self._closing = self._closing or data == CLOSE
+            self._near_ended = True
             self._watch()
-
-    def on_signal(self, data: "bytes") -> "None":
-        if data == CLOSE:
-            self._closing = True
-            self._watch()
-            self._finish_if_done()
-
-    def on_eof(self) -> "None":
-        self._near_ended = True
-        if not self._pieces:
-            self._shut_down()
+            if not self._pieces:
+                self._shut_down()
+                self._finish_if_done()
 
     def _shut_down(self) -> "None":
         if self._socket is None or self._shut:
