@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from tests.sudoers import sudoers
 
-from aioremote import HostKeys, LocalMachine, Machine, RemotePath, SshMachine
+from aioremote import CommandMachine, HostKeys, LocalMachine, Machine, RemotePath, SshMachine
 from aioremote.testing.embedded import EmbeddedServer
 from aioremote.testing.fakes import FakeTransport, Fault, FaultyTransport
 from aioremote.testing.sshd import Sshd, TestUser, create_user
@@ -27,11 +27,16 @@ KINDS = (
     "in-pieces",
     "linked-local",
     "ssh-outpost",
+    "command",
+    "command-plain",
+    "ssh-within",
 )
+STREAM_KINDS = tuple(kind for kind in KINDS if kind not in ("command", "command-plain", "ssh-within"))  # have sockets
 FILE_KINDS = ("local", "ssh-root", "ssh-user", "ssh-embedded")
 SSH_KINDS = tuple(kind for kind in KINDS if kind.startswith("ssh"))
 
 
+ENTERS = ["env", "AIOREMOTE_ENTERED=1"]  # the command of those that one leads to
 SUDO_LOGIN = "aioremote-sudo"
 
 
@@ -65,6 +70,10 @@ async def machine_of(kind: str, sshd: Sshd, user: TestUser) -> AsyncIterator[Mac
         async with LocalMachine() as near, near.sudo(user.name) as machine:
             yield machine
         return
+    if kind == "ssh-within":
+        async with ssh_to(sshd, user=user.name) as base, base.within(ENTERS) as machine:
+            yield machine
+        return
     ways: dict[str, Callable[[], Machine]] = {
         "local": LocalMachine,
         "ssh-root": lambda: ssh_to(sshd),
@@ -72,6 +81,8 @@ async def machine_of(kind: str, sshd: Sshd, user: TestUser) -> AsyncIterator[Mac
         "fake": lambda: Machine(FakeTransport(LocalTransport()), host="fake"),
         "linked-local": lambda: Machine(LinkedTransport(LocalTransport()), host="linked"),
         "ssh-outpost": lambda: ssh_to(sshd, user=user.name, outpost="always"),
+        "command": lambda: CommandMachine(ENTERS, outpost="always"),
+        "command-plain": lambda: CommandMachine(ENTERS, outpost="never"),
         "in-pieces": lambda: Machine(FaultyTransport(LocalTransport(), Fault(piece_bytes=7)), host="in-pieces"),
     }
     async with ways[kind]() as machine:
