@@ -50,7 +50,12 @@ _CLASSES = {
     "ssh": "SshMachine",
     "unix": "DaemonMachine",
 }
-_WRITTEN = {"exec": "exec:PROGRAM ARG...", "local": "local:", "unix": "unix:///PATH", "smb": "smb://HOST/PIPE"}
+_WRITTEN = {
+    "exec": "exec:PROGRAM ARG...",
+    "local": "local:",
+    "unix": "unix:///PATH",
+    "smb": "smb://[DOMAIN;USER@]HOST[:PORT][/PIPE]",
+}
 _added: dict[str, Factory] = {}
 
 
@@ -100,7 +105,12 @@ def connect(address: str, **keywords: Any) -> Machine:  # Any: see Factory
 
 
 def fitting_keywords(scheme: str, keywords: Mapping[str, object]) -> dict[str, object]:
-    """Return those of the keywords that a scheme's machine takes, for one set of them and hosts of several kinds."""
+    """Return those of the keywords that a scheme's machine takes, for one set of them and hosts of several kinds.
+
+    ``via`` goes to ssh's roads only: with ``exec:`` it would mean where the program runs.
+    """
+    if scheme not in ("ssh", "openssh"):
+        keywords = {name: value for name, value in keywords.items() if name != "via"}
     taken = inspect.signature(_class(scheme) if scheme in _CLASSES else _factory(scheme)).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return dict(keywords)
@@ -165,8 +175,8 @@ def _with_host(scheme: str, rest: str) -> Address:
     except AddressError as error:
         raise _malformed(scheme, str(error)) from error
     if scheme == "smb":
-        if not _PIPE.fullmatch(path):
-            raise _malformed(scheme, "the name of a pipe has to follow the host")
+        if slash and not _PIPE.fullmatch(path):
+            raise _malformed(scheme, "what follows the host is no name of a pipe")
     elif scheme in _CLASSES:
         if path:
             raise _malformed(scheme, f"nothing may follow the host, and {path!r} does")

@@ -180,7 +180,7 @@ async def test_what_cannot_be_entered_says_why(outpost: str, docker: str, roots:
     for prefix, text in (
         ([docker, "exec", "-i", "gone"], "status 1 before the program began: Error .* No such container: gone"),
         (["/no/docker", "exec"], "there is no program '/no/docker'"),
-        (["false"], "false ended with status 1"),
+        (["false"], "false: ended with status 1"),
         (["chroot", str(roots)], "/bin/sh"),
         (["sh", "-c", "kill -KILL $$"], "ended by SIGKILL"),
     ):
@@ -192,9 +192,9 @@ async def test_what_cannot_be_entered_says_why(outpost: str, docker: str, roots:
 
 async def test_a_command_that_passes_no_terminal_on_says_so() -> None:
     async with CommandMachine(["sh", "-c", 'cat | "$@"', "x"], outpost="never") as machine:
-        with pytest.raises(UnsupportedError, match="no terminal"):
+        with pytest.raises(UnsupportedError, match="passes no terminal"):
             await machine.run("echo", "hi", pty=True)
-        with pytest.raises(UnsupportedError, match="no terminal"):
+        with pytest.raises(UnsupportedError, match="passes no terminal"):
             await machine.run("echo", "hi", pty=True, env={"A": "1"})
 
 

@@ -129,7 +129,9 @@ class HostSource(Generic[M]):
     def _judge(self, key: str) -> HostName | None:
         name = check_host(key)
         if name is None and not self._allow_exec and scheme_of(key) == "exec":
-            raise AddressError("a host of scheme 'exec:' runs a program on this machine; allow_exec=True allows that")
+            raise AddressError(
+                "a host of scheme 'exec:' runs a program on this machine; allow_exec=True (--allow-exec) allows that"
+            )
         return name
 
     def _keys(self) -> Iterator[tuple[str, M | None]]:

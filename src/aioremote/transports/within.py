@@ -155,7 +155,7 @@ class _PrefixDoor(Door):
         told = await entry.proceed()
         if isinstance(told, Told):
             if told.refusal == "ENOTTY":
-                text = f"{self._host}: {shown_prefix(self._prefix)} passes no terminal on; leave out pty="
+                text = f"{self._host}: {self._named}passes no terminal on; leave out pty="
                 raise UnsupportedError(text, host=self._host)
             return told
         status = await entry.process.wait()
@@ -163,8 +163,14 @@ class _PrefixDoor(Door):
             raise self._no_sudo()
         how = f"by SIG{status.signal}" if status.signal else f"with status {status.returncode}"
         said = f": {entry.said}" if entry.said else ""
-        text = f"{self._host}: {shown_prefix(self._prefix)} ended {how} before the program began{said}"
+        text = f"{self._host}: {self._named}ended {how} before the program began{said}"
         raise ConnectError(text, host=self._host)
+
+    @property
+    def _named(self) -> str:
+        """The prefix, where the host's name does not say it already."""
+        shown = shown_prefix(self._prefix)
+        return "" if shown == self._host else f"{shown} "
 
     def _no_sudo(self) -> RemoteError:
         return ConnectError(f"{self._host}: there is no program {self._prefix[0]!r}", host=self._host)
