@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aioremote.addresses import connect, register_transport
     from aioremote.commands.command import Command, Pipeline
     from aioremote.commands.jobs import Job
     from aioremote.errors import (
@@ -59,7 +60,14 @@ if TYPE_CHECKING:
     from aioremote.fleet import Fleet, Outcome, Report
     from aioremote.host_keys import HostKey, HostKeys, InsecureHostKeyWarning
     from aioremote.machine import Machine
-    from aioremote.machines import LocalMachine, SshMachine
+    from aioremote.machines import (
+        CommandMachine,
+        DockerMachine,
+        KubernetesMachine,
+        LocalMachine,
+        PodmanMachine,
+        SshMachine,
+    )
     from aioremote.protocols import FarProcess, PasswordProvider, PasswordRequest, Transport
     from aioremote.python.handles import Callback, Items
     from aioremote.python.interpreter import Interpreter, PythonSession
@@ -100,12 +108,14 @@ __all__ = [
     "CommandError",
     "CommandFailed",
     "CommandKilled",
+    "CommandMachine",
     "CommandNotFound",
     "CommandTimeout",
     "ConfigError",
     "ConnectError",
     "ConnectTimeout",
     "ConnectionLost",
+    "DockerMachine",
     "Endpoint",
     "Exit",
     "Facts",
@@ -128,6 +138,7 @@ __all__ = [
     "Items",
     "Job",
     "JobStatus",
+    "KubernetesMachine",
     "Line",
     "LocalMachine",
     "Machine",
@@ -138,6 +149,7 @@ __all__ = [
     "PasswordProvider",
     "PasswordRequest",
     "Pipeline",
+    "PodmanMachine",
     "ProcessInfo",
     "PythonNotFound",
     "PythonSession",
@@ -168,19 +180,29 @@ __all__ = [
     "UnsupportedError",
     "WorkerDied",
     "ask_once",
+    "connect",
     "copy",
+    "register_transport",
 ]
 
 _HOMES = {
     "aioremote.commands.command": ("Command", "Pipeline"),
     "aioremote.commands.jobs": ("Job",),
+    "aioremote.addresses": ("connect", "register_transport"),
     "aioremote.files.file": ("RemoteFile", "RemoteTextFile"),
     "aioremote.files.path": ("RemotePath",),
     "aioremote.files.transfer": ("copy",),
     "aioremote.fleet": ("Fleet", "Outcome", "Report"),
     "aioremote.host_keys": ("HostKey", "HostKeys", "InsecureHostKeyWarning"),
     "aioremote.machine": ("Machine",),
-    "aioremote.machines": ("LocalMachine", "SshMachine"),
+    "aioremote.machines": (
+        "CommandMachine",
+        "DockerMachine",
+        "KubernetesMachine",
+        "LocalMachine",
+        "PodmanMachine",
+        "SshMachine",
+    ),
     "aioremote.protocols": ("FarProcess", "PasswordProvider", "PasswordRequest", "Transport"),
     "aioremote.python.handles": ("Callback", "Items"),
     "aioremote.python.interpreter": ("Interpreter", "PythonSession"),

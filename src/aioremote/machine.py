@@ -30,16 +30,17 @@ from aioremote.errors import CommandNotFound, TunnelPortError
 from aioremote.files.machine_files import MachineFiles
 from aioremote.inspection import PROCESSES_SCRIPT, ask_facts, found_processes
 from aioremote.python.slot import PythonSlot
-from aioremote.transports.sudo.transport import SudoTransport, close_sudo_views
+from aioremote.transports.views import close_views
 from aioremote.tunnels.checks import tunnel_end
 from aioremote.tunnels.tunnel import Tunnel
 from aioremote.types import Address, Capability, Endpoint, Facts, ProcessInfo, Reconnect, Result, Terminal
+from aioremote.views import MachineViews
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream, Listener
 
     from aioremote.files.path import RemotePath
-    from aioremote.protocols import PasswordProvider, Transport
+    from aioremote.protocols import Transport
     from aioremote.python.interpreter import Interpreter
 
 __all__ = ["Machine"]
@@ -47,7 +48,7 @@ __all__ = ["Machine"]
 _scope_keys = itertools.count()
 
 
-class Machine(MachineFiles):
+class Machine(MachineFiles, MachineViews):
     """A host on which commands run. Cheap until it connects: with ``async with``, `connect`, or the first call.
 
     Many tasks may use one machine at once; those that need the connection together share one connect. A machine belongs
@@ -125,7 +126,7 @@ class Machine(MachineFiles):
         try:
             await self._python.aclose()
         finally:
-            await close_sudo_views(self.transport)
+            await close_views(self.transport)
             await self.transport.aclose()
 
     def abort(self) -> None:
@@ -453,24 +454,9 @@ class Machine(MachineFiles):
         order = self.order(boot_argv(shell, mark), cwd=cwd, env=env, pty=pty, timeout=timeout, stdin=True)
         return Session(self.transport, replace(order, args=(shell,)), self.host, shell=shell, mark=mark)
 
-    def sudo(self, user: str = "root", *, password: str | PasswordProvider | None = None) -> Machine:
-        """Return this machine as another user, over the same connection. sudo has to be installed there.
-
-        Commands, scopes and paths of the machine returned are that user's; its connections and listeners are still
-        opened by the login. Each program is started through ``/bin/sh``, so sudoers has to allow that. Closing it ends
-        its own processes only; closing this machine closes it too.
-
-        Args:
-            user: the target user; its login shell is never used.
-            password: the one that sudo asks for: a str, or an async function that gets a PasswordRequest and returns a
-                str, which is asked when sudo asks. `ask_once` shares one among machines. None where none is needed.
-
-        Raises:
-            AddressError: `user` cannot be a user name. When something is run: AuthenticationError where sudo does not
-                let the login through, UnsupportedError where there is no sudo.
-        """
-        transport = SudoTransport(self.transport, user=user, password=password)
-        return Machine(transport, host=self.host, encoding=self.encoding, base=current_scope(self))
+    def _around(self, transport: Transport, *, scoped: bool) -> Machine:
+        base = current_scope(self) if scoped else None
+        return Machine(transport, host=self.host, encoding=self.encoding, base=base)
 
     # what it is
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 from aioremote._core.backoff import reconnect_policy
+from aioremote._core.names import check_object_name
 from aioremote.host_keys import HostKeys
 from aioremote.machine import Machine
 from aioremote.transports.local import LocalTransport
@@ -17,7 +18,15 @@ from aioremote.types import Reconnect
 if TYPE_CHECKING:
     from aioremote.protocols import PasswordProvider, Transport
 
-__all__ = ["LocalMachine", "SshKeywords", "SshMachine"]
+__all__ = [
+    "CommandMachine",
+    "DockerMachine",
+    "KubernetesMachine",
+    "LocalMachine",
+    "PodmanMachine",
+    "SshKeywords",
+    "SshMachine",
+]
 
 
 Outpost = Literal["auto", "always", "never"]
@@ -136,3 +145,116 @@ def _upgraded(transport: SshTransport, settings: SshSettings, outpost: Outpost) 
     return UpgradingTransport(
         transport, when=outpost, keepalive=settings.keepalive, keepalive_count=settings.keepalive_count
     )
+
+
+class CommandMachine(Machine):
+    """What a command leads to: any argv that passes standard input and output on to programs that it starts.
+
+    With a Python behind it, everything goes through one run of the command; without, each program is a run of its own,
+    and only /bin/sh is needed. Programs are ended from inside, so that none outlives ``docker exec``.
+
+    Args:
+        prefix: the command, word by word: ``["docker", "exec", "-i", "web"]``, ``["chroot", "/srv/root"]``.
+        joins: "exec" appends the far argv; "shell" quotes it as one word, for a command that feeds a shell (``ssh``).
+        via: a machine on which the command runs; None for this one. It stays yours to close.
+        outpost: "auto" uses a Python there where there is one, "always" requires it, "never" leaves it alone.
+        encoding: of far text.
+
+    Raises:
+        ValueError, TypeError: a prefix that is no list of words.
+    """
+
+    def __init__(
+        self,
+        prefix: Sequence[str],
+        *,
+        joins: Literal["exec", "shell"] = "exec",
+        via: Machine | None = None,
+        outpost: Outpost = "auto",
+        encoding: str = "utf-8",
+    ) -> None:
+        from aioremote.transports.command import CommandTransport  # 15 ms, for those who use it
+
+        inner = LocalTransport() if via is None else via.transport
+        transport = CommandTransport(inner, prefix, joins=joins, outpost=outpost, owns_inner=via is None)
+        super().__init__(transport, host=transport.host, encoding=encoding)
+
+
+class DockerMachine(CommandMachine):
+    """A running container, through ``docker exec -i``. Only builds the words for `CommandMachine`.
+
+    Args:
+        container: its name or id.
+        user: who runs the programs, "uid" or "name:group"; None for the container's own.
+        program: what understands docker's words.
+        via, outpost, encoding: as for `CommandMachine`.
+
+    Raises:
+        AddressError: no name that a container can have.
+    """
+
+    def __init__(
+        self,
+        container: str,
+        *,
+        user: str | None = None,
+        program: str = "docker",
+        via: Machine | None = None,
+        outpost: Outpost = "auto",
+        encoding: str = "utf-8",
+    ) -> None:
+        check_object_name(container, "container")
+        options = [] if user is None else [f"--user={user}"]
+        super().__init__([program, "exec", "-i", *options, container], via=via, outpost=outpost, encoding=encoding)
+
+
+class PodmanMachine(DockerMachine):
+    """A running container, through ``podman exec -i``; otherwise as `DockerMachine`."""
+
+    def __init__(
+        self,
+        container: str,
+        *,
+        user: str | None = None,
+        program: str = "podman",
+        via: Machine | None = None,
+        outpost: Outpost = "auto",
+        encoding: str = "utf-8",
+    ) -> None:
+        super().__init__(container, user=user, program=program, via=via, outpost=outpost, encoding=encoding)
+
+
+class KubernetesMachine(CommandMachine):
+    """A running pod, through ``kubectl exec -i``. Only builds the words for `CommandMachine`.
+
+    Args:
+        pod: its name, or "deployment/NAME".
+        namespace: None for kubectl's own.
+        container: None for the pod's default one.
+        context: of the kubeconfig; None for the current one.
+        program: what understands kubectl's words.
+        via, outpost, encoding: as for `CommandMachine`.
+
+    Raises:
+        AddressError: what can be no name in Kubernetes.
+    """
+
+    def __init__(
+        self,
+        pod: str,
+        *,
+        namespace: str | None = None,
+        container: str | None = None,
+        context: str | None = None,
+        program: str = "kubectl",
+        via: Machine | None = None,
+        outpost: Outpost = "auto",
+        encoding: str = "utf-8",
+    ) -> None:
+        check_object_name(pod.replace("/", ".", 1), "pod")
+        named = {"namespace": namespace, "container": container}
+        for what, name in named.items():
+            if name is not None:
+                check_object_name(name, what)
+        options = [f"--{what}={name}" for what, name in {"context": context, **named}.items() if name is not None]
+        super().__init__([program, "exec", "-i", *options, pod, "--"], via=via, outpost=outpost, encoding=encoding)

@@ -22,6 +22,7 @@ from aioremote._core.quoting import (
     is_posix_shell,
     join_posix,
     quote_posix,
+    shell_line,
 )
 
 NONCE = "q7Rk2"
@@ -453,3 +454,15 @@ def test_zsh_may_be_bin_sh(word: str, home: Path) -> None:
     (home / "sh").symlink_to(shutil.which("zsh") or "zsh")
     line = command_line([word, "--version"], nonce=NONCE).replace(b"/bin/sh", os.fsencode(home / "sh"))
     assert b"GNU coreutils" in announced(run("bash", line, home)).rest
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_line_for_any_shell_keeps_every_argument(shell: str, home: Path) -> None:
+    """What a command that feeds a shell is given (`CommandMachine(joins="shell")`)."""
+    for words in (["a b", "$HOME", "*", "", "-n"], NASTY, RAW[:400]):
+        done = run(shell, shell_line(["/usr/bin/printf", r"%s\0", *words]), home)
+        assert done.stdout == dumped(*words)
+        assert not done.stderr
+    for wrong in ([], [""], ["a\0"], ["-x"]):
+        with pytest.raises(ValueError, match=r"argv|program"):
+            shell_line(wrong)

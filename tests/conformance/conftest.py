@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from tests.sudoers import sudoers
 
-from aioremote import HostKeys, LocalMachine, Machine, RemotePath, SshMachine
+from aioremote import CommandMachine, HostKeys, LocalMachine, Machine, RemotePath, SshMachine
 from aioremote.testing.embedded import EmbeddedServer
 from aioremote.testing.fakes import FakeTransport, Fault, FaultyTransport
 from aioremote.testing.sshd import Sshd, TestUser, create_user
@@ -27,7 +27,11 @@ KINDS = (
     "in-pieces",
     "linked-local",
     "ssh-outpost",
+    "command",
+    "command-plain",
+    "ssh-within",
 )
+STREAM_KINDS = tuple(kind for kind in KINDS if kind != "command-plain")  # have sockets
 FILE_KINDS = (
     "local",
     "ssh-root",
@@ -37,10 +41,13 @@ FILE_KINDS = (
     "local-sudo",
     "linked-local",
     "ssh-outpost",
+    "command-plain",
+    "ssh-within",
 )
 SSH_KINDS = tuple(kind for kind in KINDS if kind.startswith("ssh"))
 
 
+ENTERS = ["env", "AIOREMOTE_ENTERED=1"]  # the command of those that one leads to
 SUDO_LOGIN = "aioremote-sudo"
 
 
@@ -74,6 +81,10 @@ async def machine_of(kind: str, sshd: Sshd, user: TestUser) -> AsyncIterator[Mac
         async with LocalMachine() as near, near.sudo(user.name) as machine:
             yield machine
         return
+    if kind == "ssh-within":
+        async with ssh_to(sshd, user=user.name) as base, base.within(ENTERS) as machine:
+            yield machine
+        return
     ways: dict[str, Callable[[], Machine]] = {
         "local": LocalMachine,
         "ssh-root": lambda: ssh_to(sshd),
@@ -81,6 +92,8 @@ async def machine_of(kind: str, sshd: Sshd, user: TestUser) -> AsyncIterator[Mac
         "fake": lambda: Machine(FakeTransport(LocalTransport()), host="fake"),
         "linked-local": lambda: Machine(LinkedTransport(LocalTransport()), host="linked"),
         "ssh-outpost": lambda: ssh_to(sshd, user=user.name, outpost="always"),
+        "command": lambda: CommandMachine(ENTERS, outpost="always"),
+        "command-plain": lambda: CommandMachine(ENTERS, outpost="never"),
         "in-pieces": lambda: Machine(FaultyTransport(LocalTransport(), Fault(piece_bytes=7)), host="in-pieces"),
     }
     async with ways[kind]() as machine:

@@ -3,8 +3,11 @@
 import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
+from tests.conformance.conftest import KINDS, STREAM_KINDS
 
-from aioremote import Machine, TunnelError
+from aioremote import Capability, Machine, TunnelError, UnsupportedError
+
+of_stream_kinds = pytest.mark.parametrize("machine", STREAM_KINDS, indirect=True)
 
 
 async def _echo(stream: ByteStream) -> None:
@@ -24,6 +27,7 @@ async def _read_all(stream: ByteStream) -> bytes:
         return data
 
 
+@of_stream_kinds
 async def test_a_connection_from_the_far_side(machine: Machine) -> None:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, _echo)
@@ -35,6 +39,7 @@ async def test_a_connection_from_the_far_side(machine: Machine) -> None:
         group.cancel_scope.cancel()
 
 
+@of_stream_kinds
 async def test_a_refused_connection_says_so(machine: Machine) -> None:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         port = listener.extra(SocketAttribute.local_port)
@@ -43,6 +48,7 @@ async def test_a_refused_connection_says_so(machine: Machine) -> None:
     assert isinstance(caught.value, ConnectionRefusedError)
 
 
+@of_stream_kinds
 async def test_a_listener_on_the_far_side(machine: Machine) -> None:
     listener = await machine.open_listener()
     async with listener, anyio.create_task_group() as group:
@@ -55,3 +61,15 @@ async def test_a_listener_on_the_far_side(machine: Machine) -> None:
             await stream.send_eof()
             assert await _read_all(stream) == b"hellobye"
         group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("machine", sorted({*KINDS} - {*STREAM_KINDS}), indirect=True)
+async def test_promise_133_what_a_road_cannot_do_it_says_before_anything_is_sent(machine: Machine) -> None:
+    assert not machine.capabilities & {Capability.TCP_CONNECTIONS, Capability.TCP_LISTENERS}
+    with pytest.raises(UnsupportedError, match="no connections"):
+        await machine.open_connection("127.0.0.1", 9)
+    with pytest.raises(UnsupportedError, match="no listeners"):
+        await machine.open_listener()
+    with pytest.raises(UnsupportedError):
+        async with machine.tunnel(0, 9):
+            raise AssertionError

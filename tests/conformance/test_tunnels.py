@@ -11,9 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from tests.conformance.conftest import STREAM_KINDS
 
 from aioremote import Machine, TunnelError, TunnelPortError
 from aioremote.testing.checks import until
+
+pytestmark = pytest.mark.parametrize("machine", STREAM_KINDS, indirect=True)
 
 Handler = Callable[[ByteStream], Awaitable[None]]
 

@@ -34,6 +34,13 @@ FORCE = """\
 Match LocalAddress {address}
     ForceCommand export HOME=~/hosts/{name} HOSTNAME={name} PATH=~/bin:"$PATH"; cd; eval "$SSH_ORIGINAL_COMMAND"
 """
+DOCKER = """\
+#!/bin/sh
+shift 2
+name=$1
+shift
+exec env HOSTNAME="$name" PATH={bin}:"$PATH" "$@"
+"""
 CONFIG = """\
 {hosts}
 Host web04
@@ -84,11 +91,19 @@ def dress_far_homes(user: TestUser) -> None:
     program.parent.mkdir(exist_ok=True)
     program.write_text('#!/bin/sh\necho "$HOSTNAME"\n')
     program.chmod(0o755)
+    write_container_tools(program.parent)
     sftp = program.with_name("internal-sftp")  # what a forced command is told that a client asks for
     sftp.unlink(missing_ok=True)
     sftp.symlink_to(next(path for path in SFTP_SERVERS if os.path.exists(path)))
-    for path in [hosts, *hosts.rglob("*"), program.parent, program]:
+    for path in [hosts, *hosts.rglob("*"), program.parent, program, program.with_name("docker")]:
         os.chown(path, user.uid, -1)
+
+
+def write_container_tools(folder: Path) -> None:
+    """Put a `docker` and a `hostname` there whose containers differ in their names only."""
+    for name, text in (("docker", DOCKER.format(bin=folder)), ("hostname", '#!/bin/sh\necho "$HOSTNAME"\n')):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
 
 
 def write_ssh_folder(folder: Path, server: Sshd) -> None:
@@ -117,6 +132,7 @@ def make_locked_key(server: Sshd) -> None:
 def write_program(folder: Path) -> None:
     """Put the command line on PATH, also where the package is imported from its source tree."""
     folder.mkdir()
+    write_container_tools(folder)
     program = folder / "aioremote"
     program.write_text(f"#!{sys.executable}\nimport sys\n\nfrom aioremote.cli import main\n\nsys.exit(main())\n")
     program.chmod(0o755)

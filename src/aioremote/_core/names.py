@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aioremote.errors import AddressError
 
-__all__ = ["HostName", "check_host_name", "check_user_name", "parse_host"]
+__all__ = ["HostName", "check_host_name", "check_object_name", "check_user_name", "parse_host"]
 
 # What ssh(1) refuses on its command line since OpenSSH 9.6 is refused here too. Host names go further, to what host and
 # alias names are made of: * ? ! , # @ [ ] mean something in known_hosts and ssh_config, / and % in paths and
@@ -22,6 +22,7 @@ _HOST = re.compile(r"(?!-)(?=[-._+=]*[A-Za-z0-9])[A-Za-z0-9._+=-]{1,255}")
 _HOST_CHARACTER = re.compile(r"[A-Za-z0-9._+=-]")
 _ZONE = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _USER_REFUSED = frozenset("'`\";&<>|(){}%")
+_OBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # Source: docker's RestrictedNamePattern, Kubernetes' DNS names
 _PORT = re.compile(r"[0-9]{1,5}")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _MAX_LENGTH = 255  # of a host name, RFC 1035 section 2.3.4
@@ -77,6 +78,18 @@ def check_user_name(name: str) -> None:
     fault = _user_fault(name)
     if fault:
         raise AddressError(f"user name {name!r}: {fault}")
+
+
+def check_object_name(name: str, what: str) -> None:
+    """Refuse what no container, pod or namespace is called, and what a command could take for an option.
+
+    Raises:
+        AddressError: it is empty, or holds anything but letters, digits and ``. _ -``.
+    """
+    if not _OBJECT.fullmatch(name):
+        raise AddressError(
+            f"{what} {name!r}: a name has letters, digits and . _ -, and begins with one of the first two"
+        )
 
 
 def parse_host(text: str) -> HostName:

@@ -41,6 +41,7 @@ __all__ = [
     "octal_words",
     "program_argv",
     "quote_posix",
+    "shell_line",
 ]
 
 Argument: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -139,6 +140,19 @@ def program_argv(
     find = b"" if b"/" in words[0] else ONLY_PROGRAMS
     script = _script(nonce.encode(), directory and b'"$0"', find + b'"$@"', tells or _LOGIN_SHELL)
     return (b"/bin/sh", b"-c", prelude + script, directory or b"sh", *words)
+
+
+def shell_line(argv: Sequence[Argument]) -> bytes:
+    """Build the line that becomes a program with exactly these arguments, in whatever shell reads it.
+
+    Raises:
+        ValueError: as from `command_line`; there is no limit on the length.
+    """
+    words = _words(argv, None)
+    if not any(_NEVER_PLAIN.search(word) for word in words):
+        return b"exec " + b" ".join(map(_quote, words))
+    script = _DECODE + b'exec "$@"'
+    return b"exec /bin/sh -c '%s' '%s'" % (script, octal_words([b"set", b"--", *words]))
 
 
 def octal_words(words: Sequence[bytes]) -> bytes:

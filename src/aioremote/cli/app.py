@@ -140,7 +140,7 @@ def _run(argv: Sequence[str], params: dict[str, Any]) -> int:
 
     if params["gather"] and params["as_json"]:
         raise click.UsageError("--gather and --json exclude each other", click.get_current_context())
-    hosts = read_hosts_word(params["hosts"], config_path(params))
+    hosts = read_hosts_word(params["hosts"], config_path(params), allow_exec=params["allow_exec"])
     words = tuple(os.fsencode(word) for word in argv)
     make_order(words, cwd=None, env={})  # what no host can be given is refused before a secret is asked for
     request = Request(
@@ -198,7 +198,7 @@ def tunnel_command(ctx: click.Context, /, **params: Any) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON list.")
 def hosts_command(**params: Any) -> None:
     """Expand HOSTS: list what ranges and patterns stand for, one a line, connecting to none."""
-    hosts = read_hosts_word(params["hosts"], config_path(params))
+    hosts = read_hosts_word(params["hosts"], config_path(params), allow_exec=True)
     if params["as_json"]:
         sys.stdout.write(json.dumps([fold_hosts(hosts)] if params["fold"] else list(hosts)) + "\n")
     elif params["fold"]:

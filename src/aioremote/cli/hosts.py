@@ -18,23 +18,26 @@ class Hosts:
     Attributes:
         given: as `Fleet` takes them.
         total: how many there are.
+        allow_exec: whether those of scheme ``exec:`` are among them.
     """
 
     given: str | list[str]
     total: int
+    allow_exec: bool = False
 
     def __iter__(self) -> Iterator[str]:
         """Yield each host as reports call it, in the order given."""
-        source: HostSource[Machine] = HostSource(self.given)
+        source: HostSource[Machine] = HostSource(self.given, allow_exec=self.allow_exec)
         return (target.key for target in source)
 
 
-def read_hosts_word(word: str, config: str | None) -> Hosts:
+def read_hosts_word(word: str, config: str | None, *, allow_exec: bool = False) -> Hosts:
     """Read the word.
 
     Args:
         word: as "web[01-40],db1"; with ``*`` or ``?`` in a part of it, that part stands for hosts of the config.
         config: the ssh config to look patterns up in, None for none.
+        allow_exec: as for `Fleet`.
 
     Raises:
         AddressError: a host or a range that cannot be used, or a pattern that matches nothing.
@@ -42,6 +45,6 @@ def read_hosts_word(word: str, config: str | None) -> Hosts:
         ValueError: no hosts, or one twice.
     """
     given = with_patterns(word, config)
-    source: HostSource[Machine] = HostSource(given)
+    source: HostSource[Machine] = HostSource(given, allow_exec=allow_exec)
     total = source.total
-    return Hosts(given, total if total is not None else sum(1 for _ in source))
+    return Hosts(given, total if total is not None else sum(1 for _ in source), allow_exec)

@@ -128,6 +128,7 @@ RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--fail-fast", is_flag=True, help="End everything at the first host's trouble."),
     click.option("--gather", is_flag=True, help="Show equal outputs once, below the names of their hosts."),
     click.option("--json", "as_json", is_flag=True, help="Write one JSON document for each host, one a line."),
+    click.option("--allow-exec", is_flag=True, help="Take hosts of scheme exec:, which run programs on this machine."),
     click.option("--raw", is_flag=True, help="Let control characters through to the terminal."),
 )
 TUNNEL_OPTIONS: tuple[Callable[[Any], Any], ...] = (

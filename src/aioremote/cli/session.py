@@ -68,7 +68,8 @@ class _Session:
 
     async def run(self) -> int:
         request = self._request
-        fleet = Fleet(request.hosts.given, limit=request.limit, keep_open=False, **request.ssh)
+        hosts = request.hosts
+        fleet = Fleet(hosts.given, limit=request.limit, keep_open=False, allow_exec=hosts.allow_exec, **request.ssh)
         outcomes = fleet.stream_map(self._work, connect=False, fail_fast=request.fail_fast)
         try:
             async with fleet, outcomes:

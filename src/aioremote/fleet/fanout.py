@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, cast
 
 from aioremote._core.deadline import Deadline, check_seconds
 from aioremote._core.lifetime import Owner
+from aioremote.addresses import connect, fitting_keywords, scheme_of
 from aioremote.commands.orders import (
     DEFAULT_OUTPUT_BYTES,
     Argument,
@@ -75,13 +76,15 @@ class Fleet:
     """Many machines that do the same.
 
     Args:
-        hosts: ranges ("web[01-40],db1"), patterns of the ssh config ("web*"), or an iterable of hosts and machines. An
-            iterator is read only as far as the window has come.
+        hosts: ranges ("web[01-40],db1"), patterns of the ssh config ("web*"), addresses as `connect` takes them, or an
+            iterable of hosts and machines. An iterator is read only as far as the window has come.
         limit: hosts at once. Fewer where the process may not open so many descriptors.
         keep_open: how many connections stay for the next operation; None for as many as `limit`, True for all, False
             for none. Fewer where descriptors are short. Machines that were given stay as they are: whoever made them
             closes them.
-        ssh: every keyword of `SshMachine`, for the hosts given by name.
+        allow_exec: whether hosts may be addresses of scheme ``exec:``, which run programs on this machine.
+        ssh: every keyword of `SshMachine`, for the hosts given by name. Addresses of other schemes get those of them
+            that their machines take.
 
     Attributes:
         partial: the report of the last `run`, `shell` or `map` as far as it had come, where that was cancelled or ended
@@ -99,6 +102,7 @@ class Fleet:
         *,
         limit: int = 100,
         keep_open: int | None = None,
+        allow_exec: bool = False,
         **ssh: Unpack[SshKeywords],
     ) -> None:
         if not isinstance(cast(object, limit), int):
@@ -114,7 +118,7 @@ class Fleet:
         SshMachine("localhost", **ssh)  # raises now what every host would
         if isinstance(hosts, str):
             hosts = with_patterns(hosts, ssh.get("config", "~/.ssh/config"))
-        self._source: HostSource[Machine] = HostSource(hosts)
+        self._source: HostSource[Machine] = HostSource(hosts, allow_exec=allow_exec)
         self._limit = limit
         self._keep_open = limit if keep_open is None else sys.maxsize if keep_open is True else keep_open
         self._ssh = ssh
@@ -334,7 +338,10 @@ class Fleet:
         return machine
 
     def _new_machine(self, target: Target[Machine]) -> Machine:
-        assert target.name is not None
+        if target.name is None:
+            machine = connect(target.key, **fitting_keywords(scheme_of(target.key) or "ssh", self._ssh))
+            machine.host = target.key
+            return machine
         keywords = SshKeywords(**self._ssh)
         if target.name.user is not None:
             keywords["user"] = target.name.user

@@ -15,10 +15,11 @@ from importlib import import_module
 from itertools import chain
 from typing import TypeVar
 
-from aioremote._core.names import parse_host
+from aioremote._core.names import HostName, parse_host
+from aioremote.addresses import parse_address, scheme_of
 from aioremote.errors import AddressError
 
-__all__ = ["EXAMPLE", "NamePattern", "fold_hosts", "gather", "read_hosts"]
+__all__ = ["EXAMPLE", "NamePattern", "check_host", "fold_hosts", "gather", "read_hosts"]
 
 K = TypeVar("K", bound=Hashable)
 
@@ -170,6 +171,18 @@ def _numbers(values: range, width: int) -> Iterator[str]:
     return (f"{value:0{width}d}" for value in values)
 
 
+def check_host(name: str) -> HostName | None:
+    """Judge one host; returns its parts, None where it is an address with another scheme than ssh.
+
+    Raises:
+        AddressError: it cannot be used.
+    """
+    if ":" in name and scheme_of(name) not in (None, "ssh"):
+        parse_address(name)
+        return None
+    return parse_host(name)
+
+
 def read_hosts(text: str) -> list[str | NamePattern]:
     """Read one host, or several with commas and ranges between brackets.
 
@@ -177,7 +190,8 @@ def read_hosts(text: str) -> list[str | NamePattern]:
     ClusterShell looks up a group.
 
     Args:
-        text: as ``web[01-40],root@db1:2222``; blanks beside commas are dropped.
+        text: as ``web[01-40],root@db1:2222``; blanks beside commas are dropped. Addresses (``daemon://web[01-40]``) are
+            hosts too; one that begins with ``exec:`` is the whole text.
 
     Returns:
         Names and patterns in the order given; of groups and set operations the names, in NodeSet's order.
@@ -187,6 +201,9 @@ def read_hosts(text: str) -> list[str | NamePattern]:
     """
     if _FOLDABLE.fullmatch(text):
         parse_host(text)
+        return [text]
+    if scheme_of(text) == "exec":  # its words may hold commas, brackets and all else
+        parse_address(text)
         return [text]
     if _SET_OPERATION.search(text):
         for start, part in _split(text, ",!&^"):
@@ -202,7 +219,7 @@ def _read_part(text: str, start: int, part: str) -> Sequence[str | NamePattern]:
         return _ask_node_set(text, part)
     pieces = _BRACKETS.split(part)
     if len(pieces) == 1:
-        parse_host(part)
+        check_host(part)
         return [part]
     axes: list[tuple[tuple[range, int], ...]] = []
     for before, inside in zip(pieces[::2], pieces[1::2], strict=False):
@@ -211,7 +228,7 @@ def _read_part(text: str, start: int, part: str) -> Sequence[str | NamePattern]:
         start += len(inside) + 1
     pattern = NamePattern(tuple(pieces[::2]), tuple(axes))
     for name in pattern.edges() if ":" in part else [next(iter(pattern))]:  # what numbers change is a port at most
-        parse_host(name)
+        check_host(name)
     return [pattern]
 
 

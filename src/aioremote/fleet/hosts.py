@@ -11,9 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
 
-from aioremote._core.names import HostName, check_host_name, parse_host
+from aioremote._core.names import HostName, check_host_name
+from aioremote.addresses import scheme_of
 from aioremote.errors import AddressError, ConfigError
-from aioremote.fleet.gather import EXAMPLE, NamePattern, read_hosts
+from aioremote.fleet.gather import EXAMPLE, NamePattern, check_host, read_hosts
 from aioremote.types import Address
 
 __all__ = ["HasAddress", "HostSource", "Target", "config_hosts", "with_patterns"]
@@ -49,8 +50,8 @@ class Target(Generic[M]):
     Attributes:
         index: its place in the order given, from 0.
         key: what reports call it: the host as given, a machine's ``str(address)``.
-        name: the key taken apart; None for a machine.
-        machine: the machine; None for a host that was given by name.
+        name: the key taken apart; None for a machine, and for an address of another scheme than ssh.
+        machine: the machine; None for a host that was given by name or address.
     """
 
     index: int
@@ -65,14 +66,16 @@ class HostSource(Generic[M]):
 
     A string is one host or several: ``web[01-40],db1``, ``rack[1-2]n[01-16]``, ``web[1-9/2]``, with user and port
     (``deploy@web[1-3]:2222``), IPv6 (``[::1]:22``), ClusterShell's groups and set operations (``@db``,
-    ``web[1-9]!web3``; their hosts come in NodeSet's order). A collection or an iterator holds such strings, and
-    machines. An iterator is read as far as hosts are asked for, and what was read is kept.
+    ``web[1-9]!web3``; their hosts come in NodeSet's order), or an address as `connect` takes it. A collection or an
+    iterator holds such strings, and machines. An iterator is read as far as hosts are asked for, and what was read is
+    kept.
 
     Args:
         hosts: a string, a collection or an iterator. Strings and collections are checked at once: all of their
             characters, and for duplicates the first 10,000 hosts, or as many as the collection has items (some 3 µs a
             host); hosts behind these, and those of an iterator, when they come. Groups are looked up once, at once; a
             groups.conf may run programs for that, which blocks.
+        allow_exec: whether addresses of scheme ``exec:`` are hosts: they run programs on this machine.
 
     Attributes:
         total: how many hosts there are; None while an iterator has not been read to its end.
@@ -83,7 +86,8 @@ class HostSource(Generic[M]):
         TypeError: something that is neither a string nor a machine.
     """
 
-    def __init__(self, hosts: str | Iterable[str | M]) -> None:
+    def __init__(self, hosts: str | Iterable[str | M], *, allow_exec: bool = False) -> None:
+        self._allow_exec = allow_exec
         self.total: int | None = None
         self._distinct = False
         self._parts: Iterable[str | NamePattern | M]
@@ -117,10 +121,18 @@ class HostSource(Generic[M]):
                 if key in seen:
                     raise ValueError(f"host {key!r} is given twice; in a fleet's report every host has one place")
                 seen.add(key)
-            yield Target(index, key, name=None if machine is not None else parse_host(key), machine=machine)
+            yield Target(index, key, name=None if machine is not None else self._judge(key), machine=machine)
         if index < 0:
             raise ValueError(f"a fleet needs hosts: names, ranges or machines; {EXAMPLE}")
         self.total, self._distinct = index + 1, True
+
+    def _judge(self, key: str) -> HostName | None:
+        name = check_host(key)
+        if name is None and not self._allow_exec and scheme_of(key) == "exec":
+            raise AddressError(
+                "a host of scheme 'exec:' runs a program on this machine; allow_exec=True (--allow-exec) allows that"
+            )
+        return name
 
     def _keys(self) -> Iterator[tuple[str, M | None]]:
         for part in self._parts:
@@ -205,7 +217,7 @@ def with_patterns(hosts: str, config: str | os.PathLike[str] | None) -> str | li
         AddressError: a pattern that matches nothing.
         ConfigError: the file cannot be read.
     """
-    if not _is_pattern(hosts):
+    if not _is_pattern(hosts) or scheme_of(hosts) is not None:
         return hosts
     parts = [part.strip() for part in re.split(r",(?![^\[\]]*\])", hosts)]  # a comma in brackets belongs to a range
     return [host for part in parts for host in (_matches(part, config) if _is_pattern(part) else [part])]

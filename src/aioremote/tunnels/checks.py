@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioremote.errors import RemoteError, TunnelError, TunnelPortError
+from aioremote.errors import RemoteError, TunnelError, TunnelPortError, UnsupportedError
 from aioremote.types import Capability, Endpoint, ProcessSpec
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ async def check_target(transport: Transport, host: str, target: Endpoint) -> Non
 
     Raises:
         TunnelError: the server forbids such connections, or the far side does not know the target's name.
+        UnsupportedError: the transport has no connections.
     """
     async with asyncio.TaskGroup() as group:
         allowed = group.create_task(_refusal(transport, target))
@@ -54,7 +55,7 @@ async def check_target(transport: Transport, host: str, target: Endpoint) -> Non
         raise TunnelError(f"{host}: the far side does not know the name {target.host!r}", host=host)
 
 
-async def _refusal(transport: Transport, target: Endpoint) -> TunnelError | None:
+async def _refusal(transport: Transport, target: Endpoint) -> TunnelError | UnsupportedError | None:
     """Ask for a far port where nobody is disturbed; a server that permits only some targets is then asked for ours."""
     refusal: TunnelError | None = None
     for place in (Endpoint("127.0.0.1", 1), target):
@@ -66,6 +67,8 @@ async def _refusal(transport: Transport, target: Endpoint) -> TunnelError | None
         except TunnelError as error:
             refusal = error
             continue
+        except UnsupportedError as error:
+            return error
         return None
     return refusal
 

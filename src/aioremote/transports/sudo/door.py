@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from aioremote.protocols import FarProcess, PasswordProvider, Transport
     from aioremote.types import ProcessSpec
 
-__all__ = ["ORDER_SECONDS", "Door"]
+__all__ = ["ORDER_SECONDS", "Door", "Refused"]
 
 CANCEL_SECONDS = 2.0
 ORDER_SECONDS = 1.0  # for an order on its way when its caller is cancelled
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """sudo has ended without letting us through; holds what it said."""
 
 
@@ -77,7 +77,7 @@ class Door:
         if not self.asks:
             try:
                 found = await self._try(spec, ask=False)
-            except _Refused as refused:
+            except Refused as refused:
                 if self._passwords is None:
                     raise self._not_let_through(str(refused), "give password=") from None
             else:
@@ -85,7 +85,7 @@ class Door:
                 return found
         try:
             found = await self._try(spec, ask=True)
-        except _Refused as refused:
+        except Refused as refused:
             raise self._not_let_through(str(refused)) from None
         self.asks = True
         return found
@@ -105,9 +105,17 @@ class Door:
             raise
         return entry, told
 
+    def _outer(self, spec: ProcessSpec, *, ask: bool) -> ProcessSpec:
+        """Return what is started underneath."""
+        return sudo_spec(spec, self._user, self._nonce, ask=ask)
+
+    def _entry(self, process: FarProcess, spec: ProcessSpec) -> Entry:
+        """Return the reader of what the far side says before the program does."""
+        return Entry(process, spec, self._nonce, self._host)
+
     async def _order(self, spec: ProcessSpec, *, ask: bool) -> Entry:
         """Start sudo. A cancel does not reach below: there nobody could end what runs as another user already."""
-        ordered = self._inner.start_process(sudo_spec(spec, self._user, self._nonce, ask=ask))
+        ordered = self._inner.start_process(self._outer(spec, ask=ask))
         starting = self._owner.spawn(ordered, "start of sudo")
         try:
             await asyncio.wait({starting})
@@ -117,7 +125,7 @@ class Door:
             raise
         self._owner.failures.clear()  # told below
         try:
-            return Entry(starting.result(), spec, self._nonce, self._host)
+            return self._entry(starting.result(), spec)
         except CommandNotFound as error:
             raise self._no_sudo() from error
 
@@ -126,7 +134,7 @@ class Door:
         starting.cancel()  # it waits for a session
         await asyncio.wait({starting})
         if not starting.cancelled() and starting.exception() is None:
-            await self._discard(Entry(starting.result(), spec, self._nonce, self._host))
+            await self._discard(self._entry(starting.result(), spec))
 
     async def _pass(self, entry: Entry) -> Told:
         """Answer what sudo asks until the program has announced itself."""
@@ -137,7 +145,7 @@ class Door:
             status = await entry.process.wait()
             if status.returncode == 127 and not entry.prompts:
                 raise self._no_sudo()
-            raise _Refused(entry.said)
+            raise Refused(entry.said)
         return told
 
     async def _answer(self, entry: Entry, asked: str) -> Told | None:
@@ -170,7 +178,7 @@ class Door:
                 await self._end(entry, told)
         await process.aclose()
 
-    def _no_sudo(self) -> UnsupportedError:
+    def _no_sudo(self) -> RemoteError:
         return UnsupportedError(f"{self._host}: there is no sudo", host=self._host)
 
     def _not_let_through(self, why: str, hint: str = "") -> AuthenticationError:

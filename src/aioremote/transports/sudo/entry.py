@@ -23,13 +23,13 @@ import anyio
 from anyio.abc import ByteReceiveStream
 
 from aioremote._core.quoting import env_words, octal_words, program_argv
-from aioremote.errors import AuthenticationError
+from aioremote.errors import AuthenticationError, RemoteError
 from aioremote.types import ProcessSpec
 
 if TYPE_CHECKING:
     from aioremote.protocols import FarProcess, OutputStream
 
-__all__ = ["Entry", "Headed", "Told", "sudo_spec"]
+__all__ = ["ANSWER_SECONDS", "Entry", "Headed", "Told", "announced_argv", "sudo_spec"]
 
 MAX_SAID_BYTES = 64 * 1024
 ANSWER_SECONDS = 30.0  # for sudo to ask, refuse or let through; a wrong password alone costs some 2 s
@@ -63,15 +63,30 @@ def sudo_spec(spec: ProcessSpec, user: str, nonce: str, *, ask: bool) -> Process
     Raises:
         ValueError: something cannot be passed; nothing was sent.
     """
-    mark, read = nonce.encode(), b""
-    if spec.env:
-        read = _READ_ENV if spec.terminal is None else _QUIET + _MARK_ON_STDOUT % mark + _READ_ENV + _LOUD
-    prelude = (b"" if spec.terminal else _MARK_ON_STDERR % mark) + read + _WHERE
-    program = program_argv(spec.argv, nonce=nonce, cwd=spec.cwd, prelude=prelude, tells=b'"$aioremote_where"')
-    options = (b"-S", b"-p", b"%sp<%%p>" % mark) if ask else (b"-n",)
+    program = announced_argv(spec, nonce, where=_WHERE)
+    options = (b"-S", b"-p", b"%sp<%%p>" % nonce.encode()) if ask else (b"-n",)
     argv = (b"sudo", *options, b"-u", user.encode(), b"--", *program)
     stdin = spec.stdin or ask or bool(spec.env)
     return ProcessSpec(argv, terminal=spec.terminal, stdin=stdin, guarded=spec.guarded)
+
+
+def announced_argv(spec: ProcessSpec, nonce: str, *, where: bytes, first: bytes = b"") -> tuple[bytes, ...]:
+    """Return the /bin/sh that marks standard error, takes the environment, announces itself and becomes the program.
+
+    Args:
+        spec: what is to run.
+        nonce: as for `sudo_spec`.
+        where: shell text that puts the group and the session, as "12 12", into ``aioremote_where``.
+        first: shell text that runs before all else.
+
+    Raises:
+        ValueError: something cannot be passed; nothing was sent.
+    """
+    mark, read = nonce.encode(), b""
+    if spec.env:
+        read = _READ_ENV if spec.terminal is None else _QUIET + _MARK_ON_STDOUT % mark + _READ_ENV + _LOUD
+    prelude = first + (b"" if spec.terminal else _MARK_ON_STDERR % mark) + read + where
+    return program_argv(spec.argv, nonce=nonce, cwd=spec.cwd, prelude=prelude, tells=b'"$aioremote_where"')
 
 
 class Headed(ByteReceiveStream):
@@ -143,7 +158,7 @@ class Told:
         pid: the program's process id; 0 where its directory could not be entered.
         group: its process group; another than `pid` where it shares sudo's.
         session: its session, 0 where that is not known.
-        refusal: "ENOENT", "ENOTDIR" or "EACCES" for the directory.
+        refusal: "ENOENT", "ENOTDIR" or "EACCES" for the directory, "ENOTTY" where there should be a terminal.
     """
 
     pid: int
@@ -174,7 +189,8 @@ class Entry:
         mark = nonce.encode()
         self._asked = re.compile(mark + rb"(?:(e)\r*\n|p<([^<>\r\n]*)>)")
         self._announced = re.compile(
-            mark + rb"(?:p<([^<>\r\n]*)>| ([0-9]+) +([0-9]+) +([0-9]+)[^\r\n]*\r*\n| (ENOENT|ENOTDIR|EACCES)\r*\n)"
+            mark
+            + rb"(?:p<([^<>\r\n]*)>| ([0-9]+) +([0-9]+) +([0-9]+)[^\r\n]*\r*\n| (ENOENT|ENOTDIR|EACCES|ENOTTY)\r*\n)"
         )
 
     @property
@@ -198,9 +214,11 @@ class Entry:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await self._next()
         except TimeoutError as error:
-            said = f": {self.said}" if self.said else ""
-            text = f"{self._host}: sudo neither asked for a password nor ran the program in {ANSWER_SECONDS:g} s{said}"
-            raise AuthenticationError(text, host=self._host) from error
+            raise self._late(f": {self.said}" if self.said else "") from error
+
+    def _late(self, said: str) -> RemoteError:
+        text = f"{self._host}: sudo neither asked for a password nor ran the program in {ANSWER_SECONDS:g} s{said}"
+        return AuthenticationError(text, host=self._host)
 
     async def _next(self) -> Told | str | None:
         if not self._marked:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteSendStream
 
     from aioremote.transports.sudo.entry import Entry, Told
-    from aioremote.transports.sudo.transport import SudoTransport
+    from aioremote.transports.sudo.transport import EnteredTransport
 
 __all__ = ["SudoProcess"]
 
@@ -26,7 +26,7 @@ DRAIN_SECONDS = 0.5  # for sudo to end after its program
 class SudoProcess(FarProcess):
     """What sudo let through."""
 
-    def __init__(self, owner: SudoTransport, entry: Entry, told: Told, *, stdin: bool) -> None:
+    def __init__(self, owner: EnteredTransport, entry: Entry, told: Told, *, stdin: bool, guarded: bool) -> None:
         self.stdin: ByteSendStream | None = entry.process.stdin if stdin else None
         self.stdout: OutputStream = entry.stdout
         self.stderr: OutputStream | None = entry.stderr
@@ -37,7 +37,9 @@ class SudoProcess(FarProcess):
         self._ending: asyncio.Task[None] | None = None
         self._guarded = False
         after = GUARD_OPEN_AFTER_SECONDS if owner.guard.state == "open" else GUARD_AFTER_SECONDS
-        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(after, self._register)
+        self._timer: asyncio.TimerHandle | None = None
+        if guarded:
+            self._timer = asyncio.get_running_loop().call_later(after, self._register)
 
     @property
     def status(self) -> ExitStatus | None:  # type: ignore[override]  # read only here

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
@@ -26,6 +25,7 @@ from aioremote.transports.sudo.door import ORDER_SECONDS, Door
 from aioremote.transports.sudo.loop import GuardLoop
 from aioremote.transports.sudo.process import SudoProcess
 from aioremote.transports.tar_files import TarFiles
+from aioremote.transports.views import add_view
 from aioremote.types import Address, Capability, Endpoint, ProcessSpec
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aioremote.protocols import PasswordProvider
     from aioremote.transports.sudo.entry import Entry, Told
 
-__all__ = ["SudoTransport", "close_sudo_views"]
+__all__ = ["EnteredTransport", "SudoTransport"]
 
 T = TypeVar("T")
 CLOSE_SECONDS = 1.4
@@ -43,32 +43,22 @@ GUARD_OPENING_SECONDS = 1.0  # that a second command waits for the guard to get 
 STARVING_SECONDS = 2.0  # after which the guard gives its session to the only command there is
 SILENCE_SECONDS = 90.0  # without a heartbeat, after which the guard takes the link for lost
 
-_views: weakref.WeakKeyDictionary[Transport, weakref.WeakSet[SudoTransport]] = weakref.WeakKeyDictionary()
 
-
-async def close_sudo_views(transport: Transport) -> None:
-    """Close every SudoTransport around `transport`, which is about to be closed: afterwards nothing can end theirs."""
-    async with asyncio.TaskGroup() as group:
-        for view in list(_views.get(transport, ())):
-            group.create_task(view.aclose())
-
-
-class SudoTransport(Transport, GuardHome):
-    """Another user on the host behind another transport, which stays its owner's to close.
+class EnteredTransport(Transport, GuardHome):
+    """What lies behind another transport, and is entered anew for every program. The other stays its owner's to close.
 
     Args:
         inner: how the host is reached.
-        user: the target user.
-        password: a str, or an async function that gets a PasswordRequest and returns a str; None where sudo asks for
-            none.
+        address: its own.
+        capabilities: its own.
+        whose: names it in errors, as "as root".
     """
 
-    def __init__(self, inner: Transport, *, user: str = "root", password: str | PasswordProvider | None = None) -> None:
-        check_user_name(user)
-        self.address: Address = replace(inner.address, path=f"{inner.address.path}#sudo:{user}")
-        self.capabilities: frozenset[Capability] = inner.capabilities | {Capability.FILES}
+    def __init__(self, inner: Transport, *, address: Address, capabilities: frozenset[Capability], whose: str) -> None:
+        self.address: Address = address
+        self.capabilities: frozenset[Capability] = capabilities
         self.host: str = inner.address.host or "localhost"
-        self.user: str = user
+        self._whose = whose
         self.closed: bool = False
         self.closing: bool = False  # for the guard, which is needed until all have ended
         self.guard: Guard = Guard(self, SILENCE_SECONDS)
@@ -76,11 +66,14 @@ class SudoTransport(Transport, GuardHome):
         self._first = asyncio.Lock()
         self._starting = 0
         self._idle = asyncio.Event()
-        self._owner = Owner(str(self.address))
-        self._door = Door(inner, user, password=password, owner=self._owner, end=self._end_too_late)
+        self.owner: Owner = Owner(str(self.address))
+        self._door: Door = self._make_door()
         self._processes: set[SudoProcess] = set()
         self._guarding: GuardLoop | None = None
-        _views.setdefault(inner, weakref.WeakSet()).add(self)
+
+    def _make_door(self) -> Door:
+        """Return what every program has to pass."""
+        raise NotImplementedError
 
     @property
     def state(self) -> str:
@@ -89,7 +82,7 @@ class SudoTransport(Transport, GuardHome):
 
     def _check_open(self) -> None:
         if self.closed:
-            raise ClosedError(f"{self.host}: this machine (as {self.user}) was closed", host=self.host)
+            raise ClosedError(f"{self.host}: this machine ({self._whose}) was closed", host=self.host)
 
     async def connect(self) -> None:
         self._check_open()
@@ -116,7 +109,7 @@ class SudoTransport(Transport, GuardHome):
         starving = asyncio.get_running_loop().call_later(STARVING_SECONDS, self._feed_the_starving)
         self._starting += 1
         try:
-            process = SudoProcess(self, *await self._door.enter(spec), stdin=spec.stdin)
+            process = SudoProcess(self, *await self._door.enter(spec), stdin=spec.stdin, guarded=spec.guarded)
             self._processes.add(process)
         finally:
             starving.cancel()
@@ -133,8 +126,9 @@ class SudoTransport(Transport, GuardHome):
         if not self._processes:
             self.guard.give_up()
 
-    async def _end_too_late(self, entry: Entry, told: Told) -> None:
-        await SudoProcess(self, entry, told, stdin=False).aclose()
+    async def end_too_late(self, entry: Entry, told: Told) -> None:
+        """End a program whose caller has gone meanwhile."""
+        await SudoProcess(self, entry, told, stdin=False, guarded=False).aclose()
 
     def forget(self, process: SudoProcess) -> None:
         """Take note that a process has ended."""
@@ -143,7 +137,7 @@ class SudoTransport(Transport, GuardHome):
     # the guard's home
 
     def spawn(self, coro: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
-        return self._owner.spawn(coro, what)
+        return self.owner.spawn(coro, what)
 
     def begin_guard(self, spec: ProcessSpec) -> GuardProcess | None:
         return None
@@ -152,7 +146,7 @@ class SudoTransport(Transport, GuardHome):
         if self._guarding is not None:
             await self._guarding.aclose()
         entry, _ = await self._door.enter(spec)
-        self._guarding = GuardLoop(entry, self._owner)
+        self._guarding = GuardLoop(entry, self.owner)
         return self._guarding
 
     def guard_is_open(self) -> None:
@@ -192,7 +186,7 @@ class SudoTransport(Transport, GuardHome):
     async def wait_lost(self) -> ConnectionLost | None:
         if self.closed:
             return None
-        lost = self._owner.spawn(self._inner.wait_lost(), "wait for the loss of the connection")
+        lost = self.owner.spawn(self._inner.wait_lost(), "wait for the loss of the connection")
         try:
             await asyncio.wait({lost})
         finally:
@@ -209,7 +203,7 @@ class SudoTransport(Transport, GuardHome):
             await bounded_cleanup(self._end_all(), CLOSE_SECONDS)
         finally:
             self.closing = True
-            await self._owner.aclose()
+            await self.owner.aclose()
 
     async def _end_all(self) -> None:
         if self._starting:
@@ -230,3 +224,29 @@ class SudoTransport(Transport, GuardHome):
         self.closed = True
         for process in self._processes:
             process.end()
+
+
+class SudoTransport(EnteredTransport):
+    """Another user on the host behind another transport, which stays its owner's to close.
+
+    Args:
+        inner: how the host is reached.
+        user: the target user.
+        password: a str, or an async function that gets a PasswordRequest and returns a str; None where sudo asks for
+            none.
+    """
+
+    def __init__(self, inner: Transport, *, user: str = "root", password: str | PasswordProvider | None = None) -> None:
+        check_user_name(user)
+        self.user: str = user
+        self._password = password
+        super().__init__(
+            inner,
+            address=replace(inner.address, path=f"{inner.address.path}#sudo:{user}"),
+            capabilities=inner.capabilities | {Capability.FILES},
+            whose=f"as {user}",
+        )
+        add_view(inner, self)
+
+    def _make_door(self) -> Door:
+        return Door(self._inner, self.user, password=self._password, owner=self.owner, end=self.end_too_late)
