@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from aioremote.fleet import Fleet, Outcome, Report
     from aioremote.host_keys import HostKey, HostKeys, InsecureHostKeyWarning
     from aioremote.machine import Machine
-    from aioremote.machines import LocalMachine, SshMachine
+    from aioremote.machines import LocalMachine, OpenSshMachine, SshMachine
     from aioremote.protocols import FarProcess, PasswordProvider, PasswordRequest, Transport
     from aioremote.python.handles import Callback, Items
     from aioremote.python.interpreter import Interpreter, PythonSession
@@ -132,6 +132,7 @@ __all__ = [
     "LocalMachine",
     "Machine",
     "NotAFolder",
+    "OpenSshMachine",
     "Outcome",
     "OutputLimitExceeded",
     "PartialResult",
@@ -180,7 +181,7 @@ _HOMES = {
     "aioremote.fleet": ("Fleet", "Outcome", "Report"),
     "aioremote.host_keys": ("HostKey", "HostKeys", "InsecureHostKeyWarning"),
     "aioremote.machine": ("Machine",),
-    "aioremote.machines": ("LocalMachine", "SshMachine"),
+    "aioremote.machines": ("LocalMachine", "OpenSshMachine", "SshMachine"),
     "aioremote.protocols": ("FarProcess", "PasswordProvider", "PasswordRequest", "Transport"),
     "aioremote.python.handles": ("Callback", "Items"),
     "aioremote.python.interpreter": ("Interpreter", "PythonSession"),
