@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 
 from aioremote.transports.openssh.mux import HELLO, Kind, MuxError, Reader, Reply
 
-__all__ = ["Control"]
+__all__ = ["BACKLOG_PAUSE_SECONDS", "Control"]
 
 _READ_BYTES = 64 * 1024
-_BACKLOG_PAUSE_SECONDS = 0.005  # a unix socket whose queue is full tells nobody when it has room
+BACKLOG_PAUSE_SECONDS = 0.005  # a unix socket whose queue is full tells nobody when it has room
 
 
 class Control:
@@ -47,7 +47,7 @@ class Control:
             OSError: nobody listens at `path`, or it cannot be reached.
         """
         while not self.connect_now(path):  # noqa: ASYNC110  # there is nothing to wait for
-            await asyncio.sleep(_BACKLOG_PAUSE_SECONDS)
+            await asyncio.sleep(BACKLOG_PAUSE_SECONDS)
 
     def connect_now(self, path: str) -> bool:
         """Connect at once; returns whether the master's queue had room."""

@@ -82,6 +82,7 @@ class Link(GuardHome):
         self._numbers = itertools.count(1)
         self._streams: set[Dependent] = set()
         self._master_pid = 0
+        self._guard_process: MuxProcess | None = None
 
     async def begin(self) -> None:
         """Connect to the master.
@@ -190,7 +191,9 @@ class Link(GuardHome):
 
     async def _try_to_open(self, spec: ProcessSpec, slot: Slot) -> MuxProcess | None:
         """Order a program on the session that `slot` stands for; None where the server refuses it."""
-        process = MuxProcess(self, spec)
+        return await self._finish_opening(MuxProcess(self, spec), slot)
+
+    async def _finish_opening(self, process: MuxProcess, slot: Slot) -> MuxProcess | None:
         self._processes.add(process)
         try:
             opened = await process.open(slot)
@@ -232,26 +235,35 @@ class Link(GuardHome):
     def _no_session(self, why: str) -> UnsupportedError:
         return UnsupportedError(f"{self.host}: the server opens no session: {why}", host=self.host)
 
-    def begin_guard(self, spec: ProcessSpec) -> None:
-        """Leave it to `open_guard`, for which a session is kept."""
-        return
+    def begin_guard(self, spec: ProcessSpec) -> MuxProcess | None:
+        """Ask for the guard's session now, before any other's: a burst of commands would leave none."""
+        slot = self.sessions.take()
+        if slot is None:
+            return None
+        process = MuxProcess(self, spec)
+        try:
+            ordered = process.order(slot)
+        except OSError:
+            ordered = False
+        if not ordered:
+            slot.release()
+            return None
+        return process
 
     async def open_guard(self, spec: ProcessSpec, begun: GuardProcess | None) -> MuxProcess | None:
         """Start the guard's own program on the session kept for it; None where the server has no second session."""
+        process = await self._finish_opening(begun, begun.slot) if isinstance(begun, MuxProcess) else None
         for pause in refusal_pauses():
-            if self.sessions.maximum == 1:
-                return None
-            slot = await self.sessions.acquire(reserved=True)
-            process = await self._try_to_open(spec, slot)
             if process is not None:
                 self.sessions.set_reserved(0)
                 self._processes.discard(process)  # it outlives all others, and ends with the connection
                 self._guard_process = process
                 return process
+            if self.sessions.maximum == 1:
+                return None
             await asyncio.sleep(pause)
+            process = await self._try_to_open(spec, await self.sessions.acquire(reserved=True))
         return None
-
-    _guard_process: MuxProcess | None = None
 
     def guard_is_open(self) -> None:
         """Have the guard told of the commands that run already."""

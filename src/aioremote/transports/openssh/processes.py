@@ -24,7 +24,7 @@ from aioremote._core.streams import FarInput, Feed
 from aioremote.errors import ClosedError, ConnectionLost, UnsupportedError, file_error
 from aioremote.protocols import FarProcess, OutputStream
 from aioremote.transports.guard import GRACE_SECONDS, Registration
-from aioremote.transports.openssh.control import Control
+from aioremote.transports.openssh.control import BACKLOG_PAUSE_SECONDS, Control
 from aioremote.transports.openssh.mux import Kind, Reply, new_session
 from aioremote.transports.openssh.pipes import PipeReader, PipeWriter
 from aioremote.types import ExitStatus, ProcessSpec
@@ -81,6 +81,7 @@ class MuxProcess(FarProcess):
         self._sent_signal = ""
         self._drain_timer: asyncio.TimerHandle | None = None
         self._ending = False
+        self._lost_output = False
         self._done = False
 
     @property
@@ -91,29 +92,35 @@ class MuxProcess(FarProcess):
     # opening
 
     async def open(self, slot: Slot) -> bool:
-        """Order the program; returns whether the server gave the session.
+        """Order the program, unless `order` has; returns whether the server gave the session.
 
         Raises:
             ValueError: what was asked for cannot be put into a command line; nothing was sent.
             OSError: the master is gone, or this process may open no more files.
         """
-        spec, self.slot = self._spec, slot
-        self._open_error, self._answered = None, False
-        line = command_line(spec.argv, nonce=self._link.nonce, cwd=spec.cwd, env=spec.env or None)
-        message = new_session(0, line, term=None if spec.terminal is None else spec.terminal.term)
-        self._control = control = Control(self._replied, self._ended)
-        await control.connect(self._link.path)
-        try:
-            control.greet(message, self._pipes())
-            self._is_ordered = True
-        except BaseException:
-            self._release_pipes()
-            control.close()
-            raise
+        while not self._is_ordered and not self.order(slot):  # noqa: ASYNC110  # there is nothing to wait for
+            await asyncio.sleep(BACKLOG_PAUSE_SECONDS)
         await self._wait_answered()
         if self._open_error is not None:
             raise self._open_error
         return self.is_open
+
+    def order(self, slot: Slot) -> bool:
+        """Order the program now; returns whether the master's queue had room. Raises as `open` does."""
+        spec, self.slot = self._spec, slot
+        line = command_line(spec.argv, nonce=self._link.nonce, cwd=spec.cwd, env=spec.env or None)
+        message = new_session(0, line, term=None if spec.terminal is None else spec.terminal.term)
+        self._control = control = Control(self._replied, self._ended)
+        if not control.connect_now(self._link.path):
+            return False
+        try:
+            control.greet(message, self._pipes())
+        except BaseException:
+            self._release_pipes()
+            control.close()
+            raise
+        self._is_ordered = True
+        return True
 
     async def _wait_answered(self) -> None:
         """Wait for the server's answer; the master dies of a caller who has gone before it."""
@@ -277,10 +284,7 @@ class MuxProcess(FarProcess):
         self.close_session()
 
     def _check_finished(self) -> None:
-        """Finish once the session is closed and all of the output has come; a reader may be told of that first."""
-        for feed, pipe in zip((self._out, self._err), self._outputs, strict=False):
-            if feed is not None and not pipe.is_open and self.status is not None and self._closed.is_set():
-                feed.end(None if self._link.control.is_alive() else self.lost())
+        """Finish once the session is closed and all of the output has come."""
         if any(pipe.is_open for pipe in self._outputs) or self._done:
             return
         if self._closed.is_set() and (self.status is not None or not self._link.control.is_alive()):
@@ -296,15 +300,13 @@ class MuxProcess(FarProcess):
         self._release_writer()
         whole = self.status is not None and (self.output_held or self._link.control.is_alive())
         error = None if whole else self.lost()
-        self._lost_output = error is not None
+        self._lost_output = not whole
         for feed in (self._out, self._err):
             if feed is not None:
                 feed.end(error)
         self._tell_started()
         self._tell_finished()
         self._release_pipes()
-
-    _lost_output = False
 
     def _release_pipes(self) -> None:
         for pipe in (*self._outputs, self._input):
