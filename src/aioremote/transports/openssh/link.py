@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aioremote.transports.openssh.master import Master
     from aioremote.transports.openssh.settings import OpenSshSettings
 
-__all__ = ["Link"]
+__all__ = ["Dependent", "Link"]
 
 
 class Dependent(Protocol):
