@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         DockerMachine,
         KubernetesMachine,
         LocalMachine,
+        OpenSshMachine,
         PodmanMachine,
         SshMachine,
     )
@@ -143,6 +144,7 @@ __all__ = [
     "LocalMachine",
     "Machine",
     "NotAFolder",
+    "OpenSshMachine",
     "Outcome",
     "OutputLimitExceeded",
     "PartialResult",
@@ -200,6 +202,7 @@ _HOMES = {
         "DockerMachine",
         "KubernetesMachine",
         "LocalMachine",
+        "OpenSshMachine",
         "PodmanMachine",
         "SshMachine",
     ),

@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 from aioremote._core.backoff import reconnect_policy
 from aioremote._core.names import check_object_name
+from aioremote.errors import UnsupportedError
 from aioremote.host_keys import HostKeys
 from aioremote.machine import Machine
 from aioremote.transports.local import LocalTransport
+from aioremote.transports.openssh.settings import OpenSshSettings
 from aioremote.transports.ssh.settings import DEFAULT_CONFIG, Guard, SshSettings, keyfile_names
 from aioremote.transports.ssh.transport import SshTransport
 from aioremote.types import Reconnect
 
 if TYPE_CHECKING:
-    from aioremote.protocols import PasswordProvider, Transport
+    from aioremote.protocols import PasswordProvider, SessionTransport, Transport
 
 __all__ = [
     "CommandMachine",
     "DockerMachine",
     "KubernetesMachine",
     "LocalMachine",
+    "OpenSshMachine",
     "PodmanMachine",
     "SshKeywords",
     "SshMachine",
@@ -52,6 +55,7 @@ class SshKeywords(TypedDict, total=False):
     reconnect: bool | Reconnect
     outpost: Outpost
     encoding: str
+    native: bool
 
 
 class LocalMachine(Machine):
@@ -87,8 +91,10 @@ class SshMachine(Machine):
         outpost: "auto" lets a far Python run the commands once the first Python call, or a server that gives no further
             session, has brought one up; "always" from the first command on; "never" keeps to plain channels.
         encoding: of far text.
+        native: whether the system's OpenSSH makes the connection, as for `OpenSshMachine`.
 
     Raises:
+        UnsupportedError: `native` with what OpenSSH cannot do: `via`, ``guard="never"``, ``HostKeys.callback``.
         AddressError: a host or user that no host name or login can be, before anything is started.
         ValueError, TypeError: an argument that cannot be used.
     """
@@ -114,7 +120,29 @@ class SshMachine(Machine):
         reconnect: bool | Reconnect = False,
         outpost: Outpost = "auto",
         encoding: str = "utf-8",
+        native: bool = False,
     ) -> None:
+        if native:
+            if via is not None or guard == "never":
+                what = "via=" if via is not None else 'guard="never"'
+                raise UnsupportedError(f"{host}: {what} is not for native=True: OpenSSH has ProxyJump", host=host)
+            native_settings = OpenSshSettings(
+                keyfiles=keyfile_names(keyfile),
+                password=password,
+                passphrase=passphrase,
+                host_keys=HostKeys.strict() if host_keys is None else host_keys,
+                config="" if config == DEFAULT_CONFIG else None if config is None else os.fspath(config),
+                connect_timeout=connect_timeout,
+                keepalive=keepalive,
+                keepalive_count=keepalive_count,
+                agent_forwarding=agent_forwarding,
+                guard=guard,
+                max_sessions=max_sessions,
+                reconnect=reconnect_policy(reconnect),
+            )
+            road = _native(host, native_settings, user, port, outpost)
+            super().__init__(road, host=host, encoding=encoding)
+            return
         if not isinstance(cast(object, via), Machine | None):
             raise TypeError(f"via={via!r}: give a machine, such as SshMachine({via!r})")
         settings = SshSettings(
@@ -135,7 +163,107 @@ class SshMachine(Machine):
         super().__init__(_upgraded(transport, settings, outpost), host=host, encoding=encoding)
 
 
-def _upgraded(transport: SshTransport, settings: SshSettings, outpost: Outpost) -> Transport:
+class OpenSshMachine(Machine):
+    """A host behind the system's own ``ssh``: the user's whole ssh_config, ProxyJump, GSSAPI, FIDO keys.
+
+    One private master holds the connection, and every command speaks to it directly: no process each. When the master
+    ends the machine is lost; no command ever connects by itself. Which signal ended a far program is known only where
+    it was sent from here: else ``.signal`` is "UNKNOWN".
+
+    Args:
+        host: name, address, or an alias of the ssh config.
+        user, port: as for ``ssh``; None for the config's.
+        keyfile: one or several private keys to offer, and then no others.
+        password: a str, or an async function that gets a PasswordRequest and returns a str. ssh asks it by a helper
+            program in a private directory; it stands in no argument, environment or file.
+        passphrase: opens encrypted key files.
+        host_keys: `strict`, `accept_new`, `pinned` or `insecure_no_check`; a pinned key is compared by its fingerprint,
+            and known_hosts files, with what they revoke, are not read then.
+        config: the ssh_config to read; "" for those that ssh reads, None for none.
+        connect_timeout, keepalive, keepalive_count, agent_forwarding, max_sessions, reconnect: as for `SshMachine`.
+        guard: "auto" or "always", as for `SshMachine`.
+        program: the ssh to run, OpenSSH 8.5 or later.
+        outpost, encoding: as for `SshMachine`.
+
+    Raises:
+        AddressError: a host or user that no host name or login can be, before anything is started.
+        UnsupportedError: ``HostKeys.callback``; when it connects: no ssh on this machine, or one too old.
+        ConfigError: a control path that is too long for a socket.
+        ValueError, TypeError: an argument that cannot be used.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        user: str | None = None,
+        port: int | None = None,
+        keyfile: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+        password: str | PasswordProvider | None = None,
+        passphrase: str | None = None,
+        host_keys: HostKeys | None = None,
+        config: str | os.PathLike[str] | None = "",
+        connect_timeout: float = 15.0,
+        keepalive: float = 15.0,
+        keepalive_count: int = 3,
+        agent_forwarding: bool = False,
+        guard: Literal["auto", "always"] = "auto",
+        max_sessions: int | None = None,
+        reconnect: bool | Reconnect = False,
+        program: str = "ssh",
+        outpost: Outpost = "auto",
+        encoding: str = "utf-8",
+    ) -> None:
+        settings = OpenSshSettings(
+            keyfiles=keyfile_names(keyfile),
+            password=password,
+            passphrase=passphrase,
+            host_keys=HostKeys.strict() if host_keys is None else host_keys,
+            config=None if config is None else os.fspath(config),
+            connect_timeout=connect_timeout,
+            keepalive=keepalive,
+            keepalive_count=keepalive_count,
+            agent_forwarding=agent_forwarding,
+            guard=guard,
+            max_sessions=max_sessions,
+            reconnect=reconnect_policy(reconnect),
+            program=program,
+        )
+        super().__init__(_native(host, settings, user, port, outpost), host=host, encoding=encoding)
+
+    @classmethod
+    def attach(
+        cls,
+        control_path: str | os.PathLike[str],
+        *,
+        host: str = "localhost",
+        max_sessions: int | None = None,
+        outpost: Outpost = "auto",
+        encoding: str = "utf-8",
+    ) -> Machine:
+        """Return a machine over a master that is open already, whatever it took: 2FA, GSSAPI, a token.
+
+        Closing the machine ends its own programs and leaves the master as it was.
+
+        Args:
+            control_path: of the master's socket, as in ``ssh -S``.
+            host: a name for errors and results.
+            max_sessions, outpost, encoding: as for `SshMachine`.
+
+        Raises:
+            ConfigError: the path is too long for a socket. When it connects: ConnectError where no master answers.
+        """
+        settings = OpenSshSettings(control_path=os.path.expanduser(str(control_path)), max_sessions=max_sessions)
+        return Machine(_native(host, settings, None, None, outpost), host=host, encoding=encoding)
+
+
+def _native(host: str, settings: OpenSshSettings, user: str | None, port: int | None, outpost: Outpost) -> Transport:
+    from aioremote.transports.openssh.transport import OpenSshTransport
+
+    return _upgraded(OpenSshTransport(host, settings, user=user, port=port), settings, outpost)
+
+
+def _upgraded(transport: SessionTransport, settings: SshSettings | OpenSshSettings, outpost: Outpost) -> Transport:
     if outpost == "never":
         return transport
     if outpost not in ("auto", "always"):

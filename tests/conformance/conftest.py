@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from tests.sudoers import sudoers
 
-from aioremote import CommandMachine, HostKeys, LocalMachine, Machine, RemotePath, SshMachine
+from aioremote import CommandMachine, HostKeys, LocalMachine, Machine, OpenSshMachine, RemotePath, SshMachine
 from aioremote.testing.embedded import EmbeddedServer
 from aioremote.testing.fakes import FakeTransport, Fault, FaultyTransport
 from aioremote.testing.sshd import Sshd, TestUser, create_user
@@ -30,6 +30,8 @@ KINDS = (
     "command",
     "command-plain",
     "ssh-within",
+    "openssh",
+    "openssh-outpost",
 )
 STREAM_KINDS = tuple(kind for kind in KINDS if kind != "command-plain")  # have sockets
 FILE_KINDS = (
@@ -43,6 +45,8 @@ FILE_KINDS = (
     "ssh-outpost",
     "command-plain",
     "ssh-within",
+    "openssh",
+    "openssh-outpost",
 )
 SSH_KINDS = tuple(kind for kind in KINDS if kind.startswith("ssh"))
 
@@ -61,6 +65,21 @@ def ssh_to(server: Sshd, **keywords: object) -> SshMachine:
     """Return a machine on the test server."""
     defaults = {"host_keys": HostKeys.strict(server.known_hosts), "config": None, "keyfile": server.keyfile}
     return SshMachine(server.host, port=server.port, **{**defaults, **keywords})  # type: ignore[arg-type]
+
+
+def openssh_to(server: Sshd, **keywords: object) -> OpenSshMachine:
+    """Return a machine on the test server, by the system's ssh."""
+    defaults = {"host_keys": HostKeys.strict(server.known_hosts), "config": None, "keyfile": server.keyfile}
+    return OpenSshMachine(server.host, port=server.port, **{**defaults, **keywords})  # type: ignore[arg-type]
+
+
+def told_signal(machine: Machine, name: str, number: int) -> tuple[int, str]:
+    """Return the returncode and signal of what was ended by a signal that nobody here has sent.
+
+    OpenSSH's control socket does not tell which: then both say so.
+    """
+    plain = isinstance(machine, OpenSshMachine) and getattr(machine.transport, "_link", None) is None
+    return (-99, "UNKNOWN") if plain else (-number, name)
 
 
 @contextlib.asynccontextmanager
@@ -94,6 +113,8 @@ async def machine_of(kind: str, sshd: Sshd, user: TestUser) -> AsyncIterator[Mac
         "ssh-outpost": lambda: ssh_to(sshd, user=user.name, outpost="always"),
         "command": lambda: CommandMachine(ENTERS, outpost="always"),
         "command-plain": lambda: CommandMachine(ENTERS, outpost="never"),
+        "openssh": lambda: openssh_to(sshd, user=user.name),
+        "openssh-outpost": lambda: openssh_to(sshd, user=user.name, outpost="always"),
         "in-pieces": lambda: Machine(FaultyTransport(LocalTransport(), Fault(piece_bytes=7)), host="in-pieces"),
     }
     async with ways[kind]() as machine:

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+from tests.conformance.conftest import told_signal
 from tests.conformance.test_running import NASTY
 
 from aioremote import (
@@ -231,7 +232,11 @@ async def test_a_forbidden_file_is_told(machine: Machine, folder: RemotePath) ->
 async def test_a_redirected_program_ends_truly(machine: Machine, folder: RemotePath) -> None:
     """Promise 127."""
     out = folder / "out"
-    for line, expected in (("kill -9 $$", (-9, "KILL")), ("exit 137", (137, None)), ("exit 255", (255, None))):
+    for line, expected in (
+        ("kill -9 $$", told_signal(machine, "KILL", 9)),
+        ("exit 137", (137, None)),
+        ("exit 255", (255, None)),
+    ):
         result = await (machine["sh"]["-c", line] > out).run(check=False)
         assert (result.returncode, result.signal) == expected
     with pytest.raises(CommandNotFound):

@@ -6,6 +6,7 @@ import contextlib
 import anyio
 import anyio.abc
 import pytest
+from tests.conformance.conftest import told_signal
 
 from aioremote import BusyError, CommandFailed, CommandNotFound, CommandTimeout, Line, Machine, Terminal
 
@@ -138,7 +139,7 @@ async def test_ctrl_c_and_end_of_file_on_a_terminal(machine: Machine) -> None:
         assert process.stdin is not None
         assert b"up" in await process.stdout.receive()
         await process.stdin.send(b"\x03")
-        assert await process.wait() == -2
+        assert await process.wait() == told_signal(machine, "INT", 2)[0]
 
 
 async def test_a_terminal_is_one_and_its_output_is_stdout(machine: Machine) -> None:

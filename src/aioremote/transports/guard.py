@@ -24,9 +24,22 @@ from aioremote.types import ProcessSpec
 if TYPE_CHECKING:
     from aioremote.protocols import OutputStream
 
-__all__ = ["Guard", "GuardHome", "GuardProcess", "end_script"]
+__all__ = [
+    "GRACE_SECONDS",
+    "GUARD_AFTER_SECONDS",
+    "GUARD_OPEN_AFTER_SECONDS",
+    "Guard",
+    "GuardHome",
+    "GuardProcess",
+    "Registration",
+    "end_script",
+]
 
 T = TypeVar("T")
+
+GRACE_SECONDS = 0.5  # between TERM and KILL
+GUARD_AFTER_SECONDS = 1.0  # a command that has run so long is told to the guard, which is opened for that
+GUARD_OPEN_AFTER_SECONDS = 0.1  # the same where it is open; at once costs every short command a tenth more CPU
 
 # One group's end. A group is all processes that a command started without leaving its session; where pkill exists,
 # other groups of the same session (job control) end too. Runs in a subshell, so several ends go on at once.
@@ -314,3 +327,39 @@ class Guard:
         self._pending = [f"+ {group}\n".encode() for group in self._known]
         if self._known:
             self.want()
+
+
+class Registration:
+    """What the guard is told of one process group: nothing of a short one, else its beginning and its end.
+
+    Args:
+        guard: who is told.
+        group: the process group.
+        after: seconds that it runs before the guard is told; fewer where the guard is open already.
+    """
+
+    __slots__ = ("_group", "_guard", "_timer", "_told")
+
+    def __init__(self, guard: Guard, group: int, after: float) -> None:
+        self._guard = guard
+        self._group = group
+        self._told = False
+        if guard.state == "open":
+            after = min(after, GUARD_OPEN_AFTER_SECONDS)
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(after, self.tell)
+
+    def tell(self) -> None:
+        """Tell the guard now, unless that was done or came to nothing."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._told = None, True
+            self._guard.add(self._group)
+
+    def forget(self, *, ending: bool) -> None:
+        """Take note of the group's end, or that the guard is about to be asked for it (`ending`)."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._told and not ending:
+            self._told = False
+            self._guard.remove(self._group)

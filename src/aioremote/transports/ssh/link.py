@@ -14,9 +14,16 @@ import asyncssh
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.limits import SessionLimit, refusal_pauses
 from aioremote.errors import ClosedError, ConnectionLost, RemoteError, UnsupportedError
-from aioremote.transports.guard import Guard, GuardHome, GuardProcess, end_script
+from aioremote.transports.guard import (
+    GRACE_SECONDS,
+    GUARD_AFTER_SECONDS,
+    Guard,
+    GuardHome,
+    GuardProcess,
+    end_script,
+)
 from aioremote.transports.ssh.client import NO_ANSWER
-from aioremote.transports.ssh.processes import GRACE_SECONDS, GUARD_AFTER_SECONDS, SshProcess
+from aioremote.transports.ssh.processes import SshProcess
 from aioremote.transports.ssh.sftp import SftpSession
 from aioremote.types import ProcessSpec
 

@@ -22,6 +22,7 @@ from aioremote._core.quoting import MAX_NOISE_BYTES, Announcement, command_line
 from aioremote._core.streams import FarInput, Feed
 from aioremote.errors import ClosedError, ConnectionLost, RemoteError, UnsupportedError, file_error
 from aioremote.protocols import FarProcess, OutputStream
+from aioremote.transports.guard import GRACE_SECONDS, Registration
 from aioremote.transports.ssh.channels import (
     Channel,
     adopt_session,
@@ -35,15 +36,13 @@ from aioremote.types import ExitStatus, ProcessSpec
 
 if TYPE_CHECKING:
     from aioremote._core.limits import Slot
+    from aioremote.transports.guard import Guard
     from aioremote.transports.ssh.link import Link
 
 __all__ = ["SshProcess"]
 
 DRAIN_SECONDS = 0.5  # for output that another process holds open after the command's own end
 DRAIN_MOST_SECONDS = 30.0  # for output that keeps coming then
-GRACE_SECONDS = 0.5  # between TERM and KILL
-GUARD_AFTER_SECONDS = 1.0  # a command that has run so long is told to the guard, which is opened for that
-GUARD_OPEN_AFTER_SECONDS = 0.1  # the same where it is open; at once costs every short command a tenth more CPU
 PACKET_BYTES = 64 * 1024
 END_OF_INPUT = b"\x04"  # what ends the input of a program on a terminal
 _SIGNALS = {name.removeprefix("SIG"): number for name, number in signal.Signals.__members__.items()}
@@ -85,8 +84,7 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
         self._drained_bytes = 0
         self._drain_since = 0.0
         self._drain_timer: asyncio.TimerHandle | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._guarded = False
+        self._registration: Registration | None = None
         self._ending = False
         self._exited = False
         self._done = False
@@ -221,10 +219,7 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
         if self._ending:
             self._end_now()
         elif self._link.guard is not None and self._spec.guarded:
-            after = self._link.guard_after
-            if self._link.guard.state == "open":
-                after = min(after, GUARD_OPEN_AFTER_SECONDS)
-            self._timer = asyncio.get_running_loop().call_later(after, self._register)
+            self._register(self._link.guard)
         if self._started is not None and not self._started.done():
             self._started.set_result(None)
         if told.rest:
@@ -248,17 +243,14 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
 
+    def _register(self, guard: Guard) -> None:
+        if self.pid is not None and not self._done:
+            self._registration = Registration(guard, self.pid, self._link.guard_after)
+
     def register_now(self) -> None:
         """Tell the guard, which has just opened, of this command, where it is one that is told."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._register()
-
-    def _register(self) -> None:
-        self._timer = None
-        if self._link.guard is not None and self.pid is not None and not self._done:
-            self._guarded = True
-            self._link.guard.add(self.pid)
+        if self._registration is not None:
+            self._registration.tell()
 
     def eof_received(self) -> bool:
         self._whole = True
@@ -366,12 +358,8 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
         self._tell_waiters()
 
     def _forget(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._guarded and self._link.guard is not None and self.pid is not None and not self._ending:
-            self._guarded = False
-            self._link.guard.remove(self.pid)
+        if self._registration is not None:
+            self._registration.forget(ending=self._ending)
 
     def lost(self) -> ConnectionLost:
         """Return the error that stands for an end without status."""
