@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from aioremote.fleet import Fleet, Outcome, Report
     from aioremote.host_keys import HostKey, HostKeys, InsecureHostKeyWarning
     from aioremote.machine import Machine
-    from aioremote.machines import LocalMachine, SshMachine
+    from aioremote.machines import DaemonMachine, LocalMachine, SshMachine
     from aioremote.protocols import FarProcess, PasswordProvider, PasswordRequest, Transport
     from aioremote.python.handles import Callback, Items
     from aioremote.python.interpreter import Interpreter, PythonSession
@@ -106,6 +106,7 @@ __all__ = [
     "ConnectError",
     "ConnectTimeout",
     "ConnectionLost",
+    "DaemonMachine",
     "Endpoint",
     "Exit",
     "Facts",
@@ -180,7 +181,7 @@ _HOMES = {
     "aioremote.fleet": ("Fleet", "Outcome", "Report"),
     "aioremote.host_keys": ("HostKey", "HostKeys", "InsecureHostKeyWarning"),
     "aioremote.machine": ("Machine",),
-    "aioremote.machines": ("LocalMachine", "SshMachine"),
+    "aioremote.machines": ("DaemonMachine", "LocalMachine", "SshMachine"),
     "aioremote.protocols": ("FarProcess", "PasswordProvider", "PasswordRequest", "Transport"),
     "aioremote.python.handles": ("Callback", "Items"),
     "aioremote.python.interpreter": ("Interpreter", "PythonSession"),

@@ -17,7 +17,7 @@ from aioremote.types import Reconnect
 if TYPE_CHECKING:
     from aioremote.protocols import PasswordProvider, Transport
 
-__all__ = ["LocalMachine", "SshKeywords", "SshMachine"]
+__all__ = ["DaemonMachine", "LocalMachine", "SshKeywords", "SshMachine"]
 
 
 Outpost = Literal["auto", "always", "never"]
@@ -136,3 +136,45 @@ def _upgraded(transport: SshTransport, settings: SshSettings, outpost: Outpost) 
     return UpgradingTransport(
         transport, when=outpost, keepalive=settings.keepalive, keepalive_count=settings.keepalive_count
     )
+
+
+class DaemonMachine(Machine):
+    """A host where ``aioremote serve`` runs, over TLS 1.3 with certificates pinned at both ends, or a unix socket here.
+
+    Args:
+        host: name or address; not with `path`.
+        port: of the daemon.
+        keyfile: this client's key, as ``aioremote keygen`` wrote it.
+        server_fingerprint: the daemon's, "sha256:…"; no other is trusted.
+        path: of a unix socket on this machine, of a daemon of the same user; in place of all others.
+        connect_timeout: seconds until the daemon has greeted.
+        encoding: of far text.
+
+    Raises:
+        ValueError: neither a path nor a host with keyfile and fingerprint.
+    """
+
+    def __init__(
+        self,
+        host: str = "",
+        port: int = 10101,
+        *,
+        keyfile: str | os.PathLike[str] | None = None,
+        server_fingerprint: str = "",
+        path: str | os.PathLike[str] = "",
+        connect_timeout: float = 15.0,
+        encoding: str = "utf-8",
+    ) -> None:
+        from aioremote.transports.tcp import TcpTransport  # 20 ms, for those who have a daemon
+
+        if bool(path) == bool(host) or (host and not (keyfile and server_fingerprint)):
+            raise ValueError("give path=, or a host with keyfile= and server_fingerprint=")
+        transport = TcpTransport(
+            host,
+            port,
+            keyfile=keyfile or "",
+            server_fingerprint=server_fingerprint,
+            path=os.fspath(path),
+            connect_timeout=connect_timeout,
+        )
+        super().__init__(transport, host=host or "localhost", encoding=encoding)
