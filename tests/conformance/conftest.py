@@ -3,13 +3,15 @@ same."""
 
 import contextlib
 import secrets
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import pytest_asyncio
 from tests.sudoers import sudoers
 
-from aioremote import HostKeys, LocalMachine, Machine, RemotePath, SshMachine
+from aioremote import DaemonMachine, HostKeys, LocalMachine, Machine, RemotePath, SshMachine
+from aioremote.daemon import DaemonConfig, make_key, serve
 from aioremote.testing.embedded import EmbeddedServer
 from aioremote.testing.fakes import FakeTransport, Fault, FaultyTransport
 from aioremote.testing.sshd import Sshd, TestUser, create_user
@@ -27,6 +29,8 @@ KINDS = (
     "in-pieces",
     "linked-local",
     "ssh-outpost",
+    "daemon",
+    "daemon-unix",
 )
 FILE_KINDS = ("local", "ssh-root", "ssh-user", "ssh-embedded")
 SSH_KINDS = tuple(kind for kind in KINDS if kind.startswith("ssh"))
@@ -48,6 +52,22 @@ def ssh_to(server: Sshd, **keywords: object) -> SshMachine:
 
 
 @contextlib.asynccontextmanager
+async def through_daemon(kind: str) -> AsyncIterator[Machine]:
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "daemon-unix":
+            async with serve(DaemonConfig(listen=f"{folder}/s")), DaemonMachine(path=f"{folder}/s") as machine:
+                yield machine
+            return
+        pin = make_key(f"{folder}/key")
+        config = DaemonConfig(listen="127.0.0.1:0", key=f"{folder}/key", authorized=f"{folder}/key.crt")
+        async with (
+            serve(config) as daemon,
+            DaemonMachine("127.0.0.1", daemon.port, keyfile=f"{folder}/key", server_fingerprint=pin) as machine,
+        ):
+            yield machine
+
+
+@contextlib.asynccontextmanager
 async def machine_of(kind: str, sshd: Sshd, user: TestUser) -> AsyncIterator[Machine]:
     if kind == "ssh-embedded":
         async with EmbeddedServer() as server:
@@ -63,6 +83,10 @@ async def machine_of(kind: str, sshd: Sshd, user: TestUser) -> AsyncIterator[Mac
         return
     if kind == "local-sudo":
         async with LocalMachine() as near, near.sudo(user.name) as machine:
+            yield machine
+        return
+    if kind in ("daemon", "daemon-unix"):
+        async with through_daemon(kind) as machine:
             yield machine
         return
     ways: dict[str, Callable[[], Machine]] = {

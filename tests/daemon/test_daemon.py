@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import ssl
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -149,6 +150,20 @@ async def test_losing_the_client_ends_what_it_runs(tmp_path: Path) -> None:
         machine.abort()
         await until(lambda: not marked_processes(mark), seconds=5)
         await machine.aclose()
+
+
+async def test_another_user_is_refused_at_a_unix_socket() -> None:
+    """Promise 109: also where somebody has opened the directory and the socket."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/s"
+        async with serve(DaemonConfig(listen=path)):
+            os.chmod(folder, 0o755)
+            os.chmod(path, 0o777)
+            code = f"import socket; s = socket.socket(1); s.connect({path!r}); print(s.recv(9))"
+            process = await asyncio.create_subprocess_exec(
+                "/usr/bin/python3", "-c", code, user="nobody", stdout=asyncio.subprocess.PIPE
+            )
+            assert (await process.communicate())[0] == b"b''\n"
 
 
 async def test_a_unix_socket_needs_a_private_folder(tmp_path: Path) -> None:
