@@ -30,7 +30,9 @@ def make_key(path: str | os.PathLike[str], *, valid_days: int = VALID_DAYS) -> s
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.generate()
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, os.path.basename(os.fspath(path))[:60] or "key")])
+    name = x509.Name(
+        [x509.NameAttribute(x509.NameOID.COMMON_NAME, str(os.path.basename(os.fspath(path)))[:60] or "key")]
+    )
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=3650))

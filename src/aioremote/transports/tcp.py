@@ -121,8 +121,8 @@ class _DaemonEnd(asyncio.Protocol, FarProcess):
         self.pid: int | None = None
         self.status: ExitStatus | None = None
         self.output_held, self.noise = False, b""
-        self.version = (0, 0, 0)
-        self.stdin: ByteSendStream = FarInput(self)
+        self.version: tuple[int, int, int] = (0, 0, 0)
+        self.stdin: ByteSendStream = FarInput(self)  # pyright: ignore[reportIncompatibleVariableOverride]
         self._feed = Feed(self._hold)
         self.stdout: OutputStream = self._feed
         self.stderr: _Said = _Said()  # type: ignore[assignment]
