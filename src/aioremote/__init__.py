@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from aioremote.machine import Machine
     from aioremote.machines import (
         CommandMachine,
+        DaemonMachine,
         DockerMachine,
         KubernetesMachine,
         LocalMachine,
@@ -116,6 +117,7 @@ __all__ = [
     "ConnectError",
     "ConnectTimeout",
     "ConnectionLost",
+    "DaemonMachine",
     "DockerMachine",
     "Endpoint",
     "Exit",
@@ -199,6 +201,7 @@ _HOMES = {
     "aioremote.machine": ("Machine",),
     "aioremote.machines": (
         "CommandMachine",
+        "DaemonMachine",
         "DockerMachine",
         "KubernetesMachine",
         "LocalMachine",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CommandMachine",
+    "DaemonMachine",
     "DockerMachine",
     "KubernetesMachine",
     "LocalMachine",
@@ -386,3 +387,45 @@ class KubernetesMachine(CommandMachine):
                 check_object_name(name, what)
         options = [f"--{what}={name}" for what, name in {"context": context, **named}.items() if name is not None]
         super().__init__([program, "exec", "-i", *options, pod, "--"], via=via, outpost=outpost, encoding=encoding)
+
+
+class DaemonMachine(Machine):
+    """A host where ``aioremote serve`` runs, over TLS 1.3 with certificates pinned at both ends, or a unix socket here.
+
+    Args:
+        host: name or address; not with `path`.
+        port: of the daemon.
+        keyfile: this client's key, as ``aioremote keygen`` wrote it.
+        server_fingerprint: the daemon's, "sha256:…"; no other is trusted.
+        path: of a unix socket on this machine, of a daemon of the same user; in place of all others.
+        connect_timeout: seconds until the daemon has greeted.
+        encoding: of far text.
+
+    Raises:
+        ValueError: neither a path nor a host with keyfile and fingerprint.
+    """
+
+    def __init__(
+        self,
+        host: str = "",
+        port: int = 10101,
+        *,
+        keyfile: str | os.PathLike[str] | None = None,
+        server_fingerprint: str = "",
+        path: str | os.PathLike[str] = "",
+        connect_timeout: float = 15.0,
+        encoding: str = "utf-8",
+    ) -> None:
+        from aioremote.transports.tcp import TcpTransport  # 20 ms, for those who have a daemon
+
+        if bool(path) == bool(host) or (host and not (keyfile and server_fingerprint)):
+            raise ValueError("give path=, or a host with keyfile= and server_fingerprint=")
+        transport = TcpTransport(
+            host,
+            port,
+            keyfile=keyfile or "",
+            server_fingerprint=server_fingerprint,
+            path=os.fspath(path),
+            connect_timeout=connect_timeout,
+        )
+        super().__init__(transport, host=host or "localhost", encoding=encoding)

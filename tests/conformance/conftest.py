@@ -3,13 +3,24 @@ same."""
 
 import contextlib
 import secrets
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import pytest_asyncio
 from tests.sudoers import sudoers
 
-from aioremote import CommandMachine, HostKeys, LocalMachine, Machine, OpenSshMachine, RemotePath, SshMachine
+from aioremote import (
+    CommandMachine,
+    DaemonMachine,
+    HostKeys,
+    LocalMachine,
+    Machine,
+    OpenSshMachine,
+    RemotePath,
+    SshMachine,
+)
+from aioremote.daemon import DaemonConfig, make_key, serve
 from aioremote.testing.embedded import EmbeddedServer
 from aioremote.testing.fakes import FakeTransport, Fault, FaultyTransport
 from aioremote.testing.sshd import Sshd, TestUser, create_user
@@ -32,6 +43,8 @@ KINDS = (
     "ssh-within",
     "openssh",
     "openssh-outpost",
+    "daemon",
+    "daemon-unix",
 )
 STREAM_KINDS = tuple(kind for kind in KINDS if kind != "command-plain")  # have sockets
 FILE_KINDS = (
@@ -47,6 +60,7 @@ FILE_KINDS = (
     "ssh-within",
     "openssh",
     "openssh-outpost",
+    "daemon",
 )
 SSH_KINDS = tuple(kind for kind in KINDS if kind.startswith("ssh"))
 
@@ -83,6 +97,22 @@ def told_signal(machine: Machine, name: str, number: int) -> tuple[int, str]:
 
 
 @contextlib.asynccontextmanager
+async def through_daemon(kind: str) -> AsyncIterator[Machine]:
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "daemon-unix":
+            async with serve(DaemonConfig(listen=f"{folder}/s")), DaemonMachine(path=f"{folder}/s") as machine:
+                yield machine
+            return
+        pin = make_key(f"{folder}/key")
+        config = DaemonConfig(listen="127.0.0.1:0", key=f"{folder}/key", authorized=f"{folder}/key.crt")
+        async with (
+            serve(config) as daemon,
+            DaemonMachine("127.0.0.1", daemon.port, keyfile=f"{folder}/key", server_fingerprint=pin) as machine,
+        ):
+            yield machine
+
+
+@contextlib.asynccontextmanager
 async def machine_of(kind: str, sshd: Sshd, user: TestUser) -> AsyncIterator[Machine]:
     if kind == "ssh-embedded":
         async with EmbeddedServer() as server:
@@ -102,6 +132,10 @@ async def machine_of(kind: str, sshd: Sshd, user: TestUser) -> AsyncIterator[Mac
         return
     if kind == "ssh-within":
         async with ssh_to(sshd, user=user.name) as base, base.within(ENTERS) as machine:
+            yield machine
+        return
+    if kind in ("daemon", "daemon-unix"):
+        async with through_daemon(kind) as machine:
             yield machine
         return
     ways: dict[str, Callable[[], Machine]] = {

@@ -219,3 +219,28 @@ def demo_command(save_svg: Path | None) -> int:
     from aioremote.cli.demo import run_demo
 
     return run_interruptible(partial(run_demo, save_svg=save_svg))
+
+
+@cli.command("keygen")
+@click.argument("path")
+def keygen_command(path: str) -> None:
+    """Make a key for a daemon or its client: PATH (mode 0600) and PATH.crt; prints the fingerprint."""
+    from aioremote.daemon import make_key
+
+    try:
+        click.echo(make_key(path))
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from error
+
+
+@cli.command("serve")
+@click.option("--listen", default="127.0.0.1:10101", metavar="ADDR", help="ADDRESS:PORT, or the path of a socket.")
+@click.option("--key", metavar="FILE", help="The daemon's key, made by keygen.")
+@click.option("--authorized", metavar="FILE", help="The clients' certificates, one after the other.")
+@click.option("--allow-remote", is_flag=True, help="Permit an address that is not loopback.")
+def serve_command(**params: Any) -> int:
+    """Let authorised clients use this machine until Ctrl-C; SIGHUP reads the files again."""
+    from aioremote.cli.serving import run_daemon
+    from aioremote.daemon import DaemonConfig
+
+    return run_interruptible(partial(run_daemon, DaemonConfig(**params)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal
 
 from aioremote._core.deadline import Deadline
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, Listener
 
-    from aioremote.outpost.link import Service
+    from aioremote.outpost.link import FarEnd, Service
 
-__all__ = ["LinkedTransport"]
+__all__ = ["BringUp", "LinkedTransport"]
+
+BringUp = Callable[[Deadline], Awaitable["FarEnd"]]
 
 MOST_PROGRAMS = 3000  # at once; an outpost takes 4096 channels
 MOST_ACCEPTED = 1024  # connections of far listeners, and answers to calls; further clients wait at the far end
@@ -51,6 +54,8 @@ class LinkedTransport(Transport):
     Args:
         base: reaches the machine and starts the outpost; it is this transport's from now on.
         launcher: starts the outpost in place of `base`.
+        bring_up: returns a far end on which an outpost already speaks, by the given deadline, in place of launching
+            one; raises ConnectError where it cannot. The far end is this transport's from then on.
         python: a path, or a name on the far PATH; None looks for one of 3.6 or later.
         isolated: whether Python ignores PYTHON* variables and the user's own site-packages.
         keepalive: seconds of silence after which each end asks; 0 for never.
@@ -70,6 +75,7 @@ class LinkedTransport(Transport):
         base: Transport,
         *,
         launcher: Launcher | None = None,
+        bring_up: BringUp | None = None,
         python: str | None = None,
         isolated: bool = False,
         keepalive: float = 15.0,
@@ -80,6 +86,7 @@ class LinkedTransport(Transport):
     ) -> None:
         self.base: Transport = base
         self._launcher: Launcher = launcher or base
+        self._given = bring_up
         self.address: Address = base.address
         self.capabilities: frozenset[Capability] = base.capabilities | _OWN
         self.version: tuple[int, int, int] = (0, 0, 0)
@@ -147,16 +154,9 @@ class LinkedTransport(Transport):
     async def _bring_up(self) -> Link:
         await self.base.connect()
         deadline = Deadline(self._launch_timeout)
-        options = {
-            "keepalive": self._keepalive,
-            "keepalive_count": self._keepalive_count,
-            "kill_escapees": self._kill_escapees,
-        }
-        launched = await launch(
-            self._launcher, deadline=deadline, python=self._python, isolated=self._isolated, options=options
-        )
+        far = await (self._launch if self._given is None else self._given)(deadline)
         link = Link(
-            launched,
+            far,
             host=self.host,
             keepalive=self._keepalive,
             keepalive_count=self._keepalive_count,
@@ -168,10 +168,20 @@ class LinkedTransport(Transport):
         except BaseException:
             await link.aclose()
             raise
-        self._link, self.version = link, launched.version
+        self._link, self.version = link, getattr(far, "version", self.version)
         assert self._owner is not None
         self._owner.spawn(self._tell_end(link), "wait for the end of the link")
         return link
+
+    async def _launch(self, deadline: Deadline) -> FarEnd:
+        options = {
+            "keepalive": self._keepalive,
+            "keepalive_count": self._keepalive_count,
+            "kill_escapees": self._kill_escapees,
+        }
+        return await launch(
+            self._launcher, deadline=deadline, python=self._python, isolated=self._isolated, options=options
+        )
 
     def _check_open(self) -> None:
         if self._closed:

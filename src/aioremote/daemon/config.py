@@ -1,0 +1,82 @@
+"""What a daemon is told, and what it refuses to start with."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from aioremote.errors import ConfigError
+
+__all__ = ["DaemonConfig", "check_folder", "tls_context"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonConfig:
+    """What a daemon is told.
+
+    Attributes:
+        listen: "HOST:PORT" (an IP address; port 0 picks one), or the path of a unix socket in a directory of mode 0700.
+        key: the file that ``aioremote keygen`` wrote; not for unix sockets.
+        authorized: a file with the certificates of the clients, one after the other; not for unix sockets.
+        allow_remote: whether another address than loopback may be listened on.
+        max_sessions: authenticated clients at once; more are refused with a text.
+        max_unauthenticated: connections at once that have not authenticated; more are closed.
+        max_per_address: of these, from one address.
+        login_seconds: for TLS and authentication together.
+    """
+
+    listen: str = "127.0.0.1:10101"
+    key: str | os.PathLike[str] | None = None
+    authorized: str | os.PathLike[str] | None = None
+    allow_remote: bool = False
+    max_sessions: int = 100
+    max_unauthenticated: int = 64
+    max_per_address: int = 8
+    login_seconds: float = 10.0
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Address and port; ConfigError where that cannot be listened on."""
+        host, _, port = self.listen.rpartition(":")
+        try:
+            address, number = ipaddress.ip_address(host.strip("[]")), int(port)
+        except ValueError as error:
+            raise ConfigError(f"listen={self.listen!r}: give ADDRESS:PORT or an absolute path") from error
+        if not address.is_loopback and not self.allow_remote:
+            raise ConfigError(f"listen={self.listen!r} is not loopback: allow_remote (--allow-remote) permits that")
+        return str(address), number
+
+
+def tls_context(config: DaemonConfig) -> ssl.SSLContext:
+    """Return what only authorised clients get through; ConfigError where keys are missing or open to others."""
+    if config.key is None or config.authorized is None:
+        raise ConfigError("a daemon on TCP needs key= and authorized=: there is no anonymous access")
+    for path in (config.key, config.authorized):
+        try:
+            mode = Path(path).stat().st_mode
+        except OSError as error:
+            raise ConfigError(f"{os.fspath(path)}: {error.strerror}") from error
+        if mode & (0o077 if path is config.key else 0o022):
+            raise ConfigError(f"{os.fspath(path)}: mode {stat.S_IMODE(mode):04o} lets others in: chmod 600")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.num_tickets = 0
+    try:
+        context.load_cert_chain(config.key)
+        context.load_verify_locations(config.authorized)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{config.key}, {config.authorized}: no key, or no certificates: {error}") from error
+    return context
+
+
+def check_folder(path: str) -> None:
+    """Raise ConfigError where others than this user could reach a unix socket."""
+    found = Path(path).parent.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ConfigError(f"{path}: its directory has to be yours, mode 0700, not {stat.S_IMODE(found.st_mode):04o}")

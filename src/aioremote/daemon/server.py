@@ -1,0 +1,222 @@
+"""The daemon itself: who may in, and one outpost process for each who is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+import struct
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import cast
+
+import aioremote.outpost.far
+from aioremote._core.lifetime import Owner, bounded_cleanup
+from aioremote.daemon.config import DaemonConfig, check_folder, tls_context
+from aioremote.transports.tcp import GREETING, REFUSAL
+
+__all__ = ["Daemon", "serve"]
+
+_log = logging.getLogger("aioremote.daemon")
+_LOG_SECONDS = 1.0  # between two lines about who was not let in
+_END_SECONDS = 5.0  # for an outpost to end what it runs
+_OUTPOST = """\
+import os, sys
+d = sys.argv[1]
+sources = {n[:-3]: open(os.path.join(d, n), encoding="utf-8").read() for n in os.listdir(d) if n.endswith(".py")}
+module = type(sys)("aioremote_outpost.stage1")
+exec(compile(sources["stage1"], "aioremote/outpost/far/stage1.py", "exec"), module.__dict__)
+module.start(sources, "serve", sys.argv[2], {})
+"""
+
+
+class Daemon:
+    """A daemon that listens; `serve` makes one.
+
+    Attributes:
+        config: as given.
+        port: where it listens, 0 for a unix socket.
+        sessions: authenticated clients now.
+    """
+
+    def __init__(self, config: DaemonConfig) -> None:
+        self.config = config
+        self.port = 0
+        self.sessions = 0
+        self._unix = config.listen.startswith("/")
+        self._tls: ssl.SSLContext | None = None
+        self._server: asyncio.Server | None = None
+        self._owner = Owner("daemon")
+        self._waiting: Counter[str] = Counter()
+        self._told = float("-inf")
+
+    async def start(self) -> None:
+        """Listen; ConfigError where the configuration is not safe, OSError where the address cannot be had."""
+        loop = asyncio.get_running_loop()
+        if self._unix:
+            check_folder(self.config.listen)
+            self._server = await loop.create_unix_server(lambda: _Side(self._arrived), self.config.listen)
+            return
+        host, port = self.config.endpoint
+        self.reload()
+        self._server = await loop.create_server(lambda: _Side(self._arrived), host, port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def reload(self) -> None:
+        """Read key and authorised certificates again; clients that are in stay. ConfigError changes nothing."""
+        if not self._unix:
+            self._tls = tls_context(self.config)
+
+    async def aclose(self) -> None:
+        """Listen no more, and end every session with what it runs."""
+        if self._server is not None:
+            self._server.close()
+        await self._owner.aclose()
+        if self._unix:
+            with suppress(FileNotFoundError):
+                os.unlink(self.config.listen)
+
+    def _arrived(self, side: _Side) -> None:
+        peer = side.transport.get_extra_info("peername")
+        source = "unix" if self._unix else str(peer[0] if peer else "")
+        waiting = self._waiting
+        most = waiting[source] >= self.config.max_per_address and not self._unix
+        if self._owner.closing or most or waiting.total() >= self.config.max_unauthenticated:
+            self._tell(source, "too many connections that have not authenticated")
+            side.transport.abort()
+            return
+        side.transport.pause_reading()
+        waiting[source] += 1
+        self._owner.spawn(self._admit(side, source), "client")
+
+    async def _admit(self, side: _Side, source: str) -> None:
+        try:
+            try:
+                await (self._check_peer(side) if self._unix else self._handshake(side))
+            finally:
+                self._waiting[source] -= 1
+                self._waiting += Counter()  # forgets who has none
+            if self.sessions >= self.config.max_sessions:
+                side.transport.write(REFUSAL + b"%d sessions are open, the most allowed\n" % self.sessions)
+                side.transport.close()
+                return
+            self.sessions += 1
+            try:
+                await self._session(side)
+            finally:
+                self.sessions -= 1
+        except (OSError, ssl.SSLError) as error:
+            self._tell(source, str(error))
+        finally:
+            side.transport.abort()
+
+    async def _handshake(self, side: _Side) -> None:
+        loop = asyncio.get_running_loop()
+        assert self._tls is not None
+        raw = side.transport
+        try:
+            side.switching = True
+            made = await loop.start_tls(
+                raw, side, self._tls, server_side=True, ssl_handshake_timeout=self.config.login_seconds
+            )
+        except BaseException:
+            raw.abort()
+            raise
+        if made is None:
+            raise ConnectionAbortedError("closed in the handshake")
+        side.transport, side.switching = made, False
+        made.pause_reading()
+
+    async def _check_peer(self, side: _Side) -> None:
+        found = side.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        uid = struct.unpack("3i", found)[1]
+        if uid != os.getuid():
+            raise PermissionError(f"uid {uid} is not the daemon's")
+
+    async def _session(self, side: _Side) -> None:
+        near, far = socket.socketpair()
+        try:
+            folder = str(Path(aioremote.outpost.far.__file__).parent)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-B", "-c", _OUTPOST, folder, GREETING,
+                stdin=far.fileno(), stdout=far.fileno(), stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        except BaseException:
+            near.close()
+            raise
+        finally:
+            far.close()
+        other = _Side(lambda _: None)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: other, sock=near)
+            side.peer, other.peer = other, side
+            side.transport.resume_reading()
+            await asyncio.wait({side.over, other.over}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if other.over.done():  # what it said last still goes out
+                side.transport.close()
+                await bounded_cleanup(asyncio.wait({side.over}), _END_SECONDS)
+            near.close() if not hasattr(other, "transport") else other.transport.abort()
+            await bounded_cleanup(process.wait(), _END_SECONDS)
+            with suppress(ProcessLookupError):
+                process.kill()
+
+    def _tell(self, source: str, text: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._told >= _LOG_SECONDS:
+            self._told = now
+            _log.warning("%s was not let in: %r", source, text)
+
+
+class _Side(asyncio.Protocol):
+    """One end of a splice: what comes goes to `peer`, as fast as that takes it."""
+
+    def __init__(self, arrived: Callable[[_Side], None]) -> None:
+        self._arrived = arrived
+        self.peer: _Side | None = None
+        self.switching = False
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not self.switching:
+            self.transport = cast(asyncio.Transport, transport)
+            self._arrived(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.peer is None:  # nobody speaks before the greeting
+            self.transport.abort()
+        else:
+            self.peer.transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def pause_writing(self) -> None:
+        if self.peer is not None:
+            self.peer.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.peer is not None and not self.peer.over.done():
+            self.peer.transport.resume_reading()
+
+
+@asynccontextmanager
+async def serve(config: DaemonConfig) -> AsyncGenerator[Daemon]:
+    """Run a daemon in this loop for as long as the block lasts.
+
+    Raises:
+        ConfigError: no keys, keys that others can read, an address that is not loopback without `allow_remote`.
+        OSError: the address cannot be listened on.
+    """
+    daemon = Daemon(config)
+    try:
+        await daemon.start()
+        yield daemon
+    finally:
+        await bounded_cleanup(daemon.aclose(), 2 * _END_SECONDS)

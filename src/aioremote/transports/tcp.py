@@ -1,0 +1,205 @@
+"""The road to a daemon: TLS with pinned certificates, or a unix socket, behind which an outpost speaks.
+
+The first line is the server's greeting, or its refusal; what follows is the outpost's wire. Not for the server's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import re
+import ssl
+from typing import TYPE_CHECKING, cast
+
+from aioremote._core.streams import FarInput, Feed
+from aioremote.errors import AuthenticationError, BusyError, ConfigError, ConnectError, ConnectTimeout, RemoteError
+from aioremote.protocols import FarProcess, OutputStream
+from aioremote.transports.bare import BareTransport
+from aioremote.transports.linked import LinkedTransport
+from aioremote.types import Address, ExitStatus
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteSendStream
+
+    from aioremote._core.deadline import Deadline
+
+__all__ = ["GREETING", "REFUSAL", "TcpTransport", "fingerprint_of"]
+
+GREETING = "aioremote-daemon-1"
+REFUSAL = b"refused: "
+MAX_LINE_BYTES = 4096
+_GREETING = re.compile(rb"%s (\d+)\.(\d+)\.(\d+) \d+ [0-9a-f]*\n" % GREETING.encode())
+
+
+def fingerprint_of(certificate: bytes) -> str:
+    """Return the SHA-256 fingerprint of a DER certificate, as "sha256:" and 64 hexadecimal digits."""
+    return "sha256:" + hashlib.sha256(certificate).hexdigest()
+
+
+class TcpTransport(LinkedTransport):
+    """A host whose daemon listens on a TCP port or, with `path`, on a unix socket of this machine.
+
+    Args:
+        host, port: of the daemon.
+        keyfile: private key and certificate of this client, as ``aioremote keygen`` writes them.
+        server_fingerprint: the daemon's, as it was printed; nothing else is trusted.
+        path: a unix socket; the other arguments are then not used.
+        connect_timeout: seconds for everything until the daemon has greeted.
+    """
+
+    def __init__(
+        self,
+        host: str = "",
+        port: int = 10101,
+        *,
+        keyfile: str | os.PathLike[str] = "",
+        server_fingerprint: str = "",
+        path: str = "",
+        connect_timeout: float = 15.0,
+    ) -> None:
+        where = Address("unix", path=path) if path else Address("daemon", host=host, port=port)
+        super().__init__(BareTransport(where), bring_up=self._reach, launch_timeout=connect_timeout)
+        self._keyfile = os.fspath(keyfile)
+        self._pin = server_fingerprint
+
+    async def _reach(self, deadline: Deadline) -> _DaemonEnd:
+        end = _DaemonEnd()
+        try:
+            async with deadline.scope():
+                await self._open(end)
+                end.version = _greeted(await end.line(), self.host)
+        except BaseException as error:
+            end.end()
+            if isinstance(error, TimeoutError):
+                raise ConnectTimeout(
+                    f"{self.address}: no greeting within {deadline.seconds:g} s", host=self.host
+                ) from error
+            if isinstance(error, OSError) and not isinstance(error, RemoteError):
+                raise ConnectError(f"{self.address}: {error}", host=self.host) from error
+            raise
+        return end
+
+    async def _open(self, end: _DaemonEnd) -> None:
+        loop = asyncio.get_running_loop()
+        if self.address.path:
+            await loop.create_unix_connection(lambda: end, self.address.path)
+            return
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the pin is what counts
+        try:
+            context.load_cert_chain(self._keyfile)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"{self._keyfile}: no key and certificate: {error}", host=self.host) from error
+        transport, _ = await loop.create_connection(lambda: end, self.host, self.address.port or 0, ssl=context)
+        seen = fingerprint_of(transport.get_extra_info("ssl_object").getpeercert(True))
+        if not hmac.compare_digest(seen, self._pin.lower()):
+            raise AuthenticationError(f"{self.address}: the daemon shows {seen}, not {self._pin}", host=self.host)
+
+
+def _greeted(line: bytes, host: str) -> tuple[int, int, int]:
+    if line.startswith(REFUSAL):
+        text = line[len(REFUSAL) :].decode(errors="replace").strip()
+        raise BusyError(f"{host}: the daemon refuses: {text}", host=host)
+    found = _GREETING.fullmatch(line)
+    if found is None:
+        text = f"{host}: no daemon's greeting; it closed the connection or is none: {line[:80]!r}"
+        raise ConnectError(text, host=host)
+    return int(found[1]), int(found[2]), int(found[3])
+
+
+class _Said:
+    text = ""
+
+
+class _DaemonEnd(asyncio.Protocol, FarProcess):
+    """The far end: its process is the connection."""
+
+    def __init__(self) -> None:
+        self.pid: int | None = None
+        self.status: ExitStatus | None = None
+        self.output_held, self.noise = False, b""
+        self.version: tuple[int, int, int] = (0, 0, 0)
+        self.stdin: ByteSendStream = FarInput(self)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._feed = Feed(self._hold)
+        self.stdout: OutputStream = self._feed
+        self.stderr: _Said = _Said()  # type: ignore[assignment]
+        self._transport: asyncio.Transport | None = None
+        self._over = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    @property
+    def process(self) -> FarProcess:
+        return self
+
+    async def line(self) -> bytes:
+        """Read the first line, and not a byte more; what there was of it where the stream ends."""
+        import anyio
+
+        line = b""
+        try:
+            while not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
+                line += await self._feed.receive(1)
+        except anyio.EndOfStream:
+            pass
+        return line
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._feed.feed(data)
+
+    def eof_received(self) -> None:
+        self._feed.end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over.set()
+        self._writable.set()
+        self._feed.end()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _hold(self, held: bool) -> None:  # noqa: FBT001
+        if self._transport is not None and not self._over.is_set():
+            (self._transport.pause_reading if held else self._transport.resume_reading)()
+
+    async def write(self, data: bytes) -> None:
+        if self._transport is None or self._over.is_set():
+            import anyio
+
+            raise anyio.BrokenResourceError
+        self._transport.write(data)
+        await self._writable.wait()
+
+    def write_eof(self) -> None:
+        """Nothing: the link has said goodbye."""
+
+    async def started(self) -> None:
+        return
+
+    async def wait(self) -> ExitStatus:
+        await self._over.wait()
+        return ExitStatus(0)
+
+    def send_signal(self, name: str) -> None:
+        return
+
+    def end(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def resize(self, columns: int, rows: int) -> None:
+        return
+
+    async def aclose(self) -> None:
+        self.end()
+        if self._transport is not None:
+            await self._over.wait()
