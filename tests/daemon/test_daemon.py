@@ -1,20 +1,29 @@
 """The daemon: who gets in, who does not, and what is left when one goes."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aioremote import BusyError, ConnectError, ConnectionLost, DaemonMachine
 from aioremote.daemon import Daemon, DaemonConfig, make_key, serve
 from aioremote.errors import ConfigError
 from aioremote.testing.checks import marked_processes, until
+from aioremote.testing.proxy import TcpProxy
+
+ALERT = b"\x15\x03\x03\0\2\2\x46"  # of TLS: another version
 
 pytestmark = pytest.mark.usefixtures("aioremote_no_leaks")
 
@@ -97,21 +106,203 @@ async def test_tls_1_2_and_no_certificate_are_refused(tmp_path: Path) -> None:
         assert daemon.sessions == 0
 
 
-async def test_idle_and_slow_sockets_are_limited(tmp_path: Path) -> None:
-    """Promises 102, 103: 8 of an address are held, for as long as the login may take."""
-    async with serving(tmp_path, login_seconds=1.0) as (daemon, pin):
-        socks = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(100)]
-        for sock in socks:
+async def test_a_thousand_idle_sockets_keep_nobody_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Promises 102, 104: the oldest of an address gives way, one line a second is logged, memory stays."""
+    process = psutil.Process()
+    async with serving(tmp_path) as (daemon, pin), to(daemon, pin, tmp_path / "client") as machine:
+        await machine.ping()
+        before, began = process.memory_info().rss, time.monotonic()
+        socks = []
+        try:
+            for _ in range(10):
+                socks += [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(100)]
+                await machine.ping()
+            await until(lambda: daemon.waiting == 8)
+            assert process.memory_info().rss - before < 40 * 2**20
+            started = time.monotonic()
+            async with to(daemon, pin, tmp_path / "client") as late:
+                assert time.monotonic() - started < 1
+                assert (await late.run("echo", "in")).stdout == "in\n"
+        finally:
+            for sock in socks:
+                sock.close()
+        assert len(caplog.records) <= 1 + time.monotonic() - began
+
+
+async def test_a_slow_login_is_closed(tmp_path: Path) -> None:
+    """Promise 103: a byte now and then does not help."""
+    async with serving(tmp_path, login_seconds=1.0) as (daemon, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+        started = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            for byte in b"\x16\x03\x01\x02\x00" + bytes(200):
+                writer.write(bytes([byte]))
+                await writer.drain()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        if await reader.read(1) == b"":
+                            break
+        assert time.monotonic() - started < 3
+        writer.close()
+        await until(lambda: daemon.waiting == 0)
+
+
+async def test_who_fails_often_has_to_pause(tmp_path: Path) -> None:
+    """Promise 104: longer with each failure, and nobody else has to."""
+    async with serving(tmp_path) as (daemon, pin):
+        for _ in range(8):
+            with socket.create_connection(("127.0.0.1", daemon.port), source_address=("127.0.0.2", 0)) as sock:
+                sock.setblocking(False)
+                with contextlib.suppress(ConnectionError):
+                    await asyncio.get_running_loop().sock_sendall(sock, b"no TLS at all")
+                    assert await asyncio.get_running_loop().sock_recv(sock, 100) in (b"", ALERT)
+            await until(lambda: daemon.waiting == 0)
+        with socket.create_connection(("127.0.0.1", daemon.port), source_address=("127.0.0.2", 0)) as sock:
             sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        for sock in socks:  # every one is closed by the server
-            try:
-                assert await loop.sock_recv(sock, 1) == b""
-            except ConnectionError:
-                pass
-            sock.close()
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(sock, 100) == b""  # without having been heard
         async with to(daemon, pin, tmp_path / "client") as machine:
             assert (await machine.run("echo", "in")).stdout == "in\n"
+
+
+async def test_a_recorded_login_cannot_be_replayed(tmp_path: Path) -> None:
+    """Promise 105."""
+    async with serving(tmp_path) as (daemon, pin), TcpProxy("127.0.0.1", daemon.port) as proxy:
+        recorded = bytearray()
+        server = await asyncio.start_server(partial(_record, recorded, proxy.port), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        machine = DaemonMachine("127.0.0.1", port, keyfile=tmp_path / "client", server_fingerprint=pin)
+        async with machine:
+            assert (await machine.run("echo", "in")).stdout == "in\n"
+        server.close()
+        await until(lambda: daemon.sessions == 0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+        writer.write(recorded)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        assert daemon.sessions == 0
+
+
+async def _record(recorded: bytearray, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass a connection on and keep what the client says."""
+    far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter, kept: bytearray) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(65536):
+                kept += data
+                target.write(data)
+        target.close()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(pass_on(reader, far_writer, recorded))
+        group.create_task(pass_on(far_reader, writer, bytearray()))
+
+
+async def test_only_what_is_authorised_itself_gets_in(tmp_path: Path) -> None:
+    """Promise 101: not what an authorised certificate has signed."""
+    pin = make_key(tmp_path / "server")
+    (tmp_path / "ca.crt").write_text(signed_by_an_authority(tmp_path / "signed"))
+    (tmp_path / "ca.crt").chmod(0o600)
+    config = DaemonConfig(listen="127.0.0.1:0", key=tmp_path / "server", authorized=tmp_path / "ca.crt")
+    async with serve(config) as daemon:
+        with pytest.raises(ConnectError):
+            await to(daemon, pin, tmp_path / "signed").connect()
+
+
+def signed_by_an_authority(keyfile: Path) -> str:
+    """Write a key with a certificate that another one has signed, and return that one's."""
+    folder = str(keyfile.parent)
+    new = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "9"]
+    subprocess.run(
+        [*new, "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem"], cwd=folder, check=True, capture_output=True
+    )
+    signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-subj", "/CN=signed", "-keyout", "s.key", "-out", "s.pem"]
+    subprocess.run([*new, *signing], cwd=folder, check=True, capture_output=True)
+    keyfile.write_text((keyfile.parent / "s.key").read_text() + (keyfile.parent / "s.pem").read_text())
+    keyfile.chmod(0o600)
+    return (keyfile.parent / "ca.pem").read_text()
+
+
+async def test_a_reload_changes_who_gets_in(tmp_path: Path) -> None:
+    """Who is in stays in; what cannot be read changes nothing."""
+    make_key(tmp_path / "second")
+    async with serving(tmp_path) as (daemon, pin), to(daemon, pin, tmp_path / "client") as first:
+        await first.ping()
+        (tmp_path / "client.crt").write_text((tmp_path / "second.crt").read_text())
+        daemon.reload()
+        async with to(daemon, pin, tmp_path / "second") as second:
+            assert (await second.run("echo", "in")).stdout == "in\n"
+        with pytest.raises(ConnectError):
+            await to(daemon, pin, tmp_path / "client").connect()
+        (tmp_path / "client.crt").unlink()
+        with pytest.raises(ConfigError):
+            daemon.reload()
+        async with to(daemon, pin, tmp_path / "second") as second:
+            await second.ping()
+        assert (await first.run("echo", "still")).stdout == "still\n"
+
+
+async def test_a_drain_lets_clients_finish(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (daemon, pin):
+        machine = await to(daemon, pin, tmp_path / "client").connect()
+        async with asyncio.TaskGroup() as group:
+            draining = group.create_task(daemon.drain(30))
+            assert (await machine.run("echo", "still")).stdout == "still\n"
+            with pytest.raises(ConnectError):
+                await to(daemon, pin, tmp_path / "client").connect()
+            assert not draining.done()
+            await machine.aclose()
+        started = time.monotonic()
+        await daemon.drain(30)
+        assert time.monotonic() - started < 5
+
+
+async def test_a_killed_client_leaves_nothing(tmp_path: Path) -> None:
+    """Promise 73: SIGKILL of the client's process."""
+    mark = f"aioremote-mark-{os.getpid()}-killed"
+    code = (
+        "import asyncio, sys\n"
+        "from aioremote import DaemonMachine\n"
+        "async def main():\n"
+        "    port, key, pin, mark = int(sys.argv[1]), *sys.argv[2:]\n"
+        "    async with DaemonMachine('127.0.0.1', port, keyfile=key, server_fingerprint=pin) as machine:\n"
+        "        async with machine.start('sleep', '600', env={'MARK': mark}) as process:\n"
+        "            print(process.pid, flush=True)\n"
+        "            await process.wait()\n"
+        "asyncio.run(main())\n"
+    )
+    async with serving(tmp_path) as (daemon, pin):
+        client = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, str(daemon.port), str(tmp_path / "client"), pin, mark,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert client.stdout is not None
+        assert int(await client.stdout.readline()) > 1
+        assert marked_processes(mark)
+        client.kill()
+        await client.wait()
+        await until(lambda: not marked_processes(mark), seconds=3)
+
+
+async def test_a_refused_start_touches_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("x")
+    tmp_path.chmod(0o755)
+    with pytest.raises(ConfigError, match="0700"):
+        async with serve(DaemonConfig(listen=str(path))):
+            pass
+    tmp_path.chmod(0o700)
+    with pytest.raises(OSError, match="in use"):
+        async with serve(DaemonConfig(listen=str(path))):
+            pass
+    assert path.read_text() == "x"
+    async with serve(DaemonConfig(listen=str(tmp_path / "s"))), DaemonMachine(path=tmp_path / "s") as machine:
+        with pytest.raises(ConfigError, match="already"):
+            async with serve(DaemonConfig(listen=str(tmp_path / "s"))):
+                pass
+        assert (await machine.run("echo", "in")).stdout == "in\n"
 
 
 async def test_it_does_not_start_unsafely(tmp_path: Path) -> None:

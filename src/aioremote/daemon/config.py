@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+import socket
 import ssl
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from aioremote.errors import ConfigError
+from aioremote.transports.tcp import fingerprint_of
 
-__all__ = ["DaemonConfig", "check_folder", "tls_context"]
+__all__ = ["DaemonConfig", "authorized_fingerprints", "check_place", "tls_context"]
+
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +29,7 @@ class DaemonConfig:
         authorized: a file with the certificates of the clients, one after the other; not for unix sockets.
         allow_remote: whether another address than loopback may be listened on.
         max_sessions: authenticated clients at once; more are refused with a text.
-        max_unauthenticated: connections at once that have not authenticated; more are closed.
+        max_unauthenticated: connections at once that have not authenticated; a new one takes the place of the oldest.
         max_per_address: of these, from one address.
         login_seconds: for TLS and authentication together.
     """
@@ -75,8 +80,20 @@ def tls_context(config: DaemonConfig) -> ssl.SSLContext:
     return context
 
 
-def check_folder(path: str) -> None:
-    """Raise ConfigError where others than this user could reach a unix socket."""
+def authorized_fingerprints(config: DaemonConfig) -> frozenset[str]:
+    """Return the fingerprints of the clients' certificates: what these have signed is not let in."""
+    text = "" if config.authorized is None else Path(config.authorized).read_text("ascii", "replace")
+    return frozenset(fingerprint_of(ssl.PEM_cert_to_DER_cert(found)) for found in _CERTIFICATE.findall(text))
+
+
+def check_place(path: str) -> None:
+    """Raise ConfigError where others than this user could reach a unix socket, or a daemon listens already."""
     found = Path(path).parent.stat()
     if found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise ConfigError(f"{path}: its directory has to be yours, mode 0700, not {stat.S_IMODE(found.st_mode):04o}")
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+    raise ConfigError(f"{path}: something listens there already")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from pathlib import Path
 
 from aioremote.transports.tcp import fingerprint_of
 
@@ -30,9 +31,8 @@ def make_key(path: str | os.PathLike[str], *, valid_days: int = VALID_DAYS) -> s
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.generate()
-    name = x509.Name(
-        [x509.NameAttribute(x509.NameOID.COMMON_NAME, str(os.path.basename(os.fspath(path)))[:60] or "key")]
-    )
+    named: str = Path(path).name
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, named[:60] or "key")])
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=3650))

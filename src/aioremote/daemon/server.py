@@ -9,7 +9,6 @@ import socket
 import ssl
 import struct
 import sys
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import cast
 
 import aioremote.outpost.far
 from aioremote._core.lifetime import Owner, bounded_cleanup
-from aioremote.daemon.config import DaemonConfig, check_folder, tls_context
-from aioremote.transports.tcp import GREETING, REFUSAL
+from aioremote.daemon.config import DaemonConfig, authorized_fingerprints, check_place, tls_context
+from aioremote.daemon.gate import Gate
+from aioremote.transports.tcp import GREETING, REFUSAL, fingerprint_of
 
 __all__ = ["Daemon", "serve"]
 
@@ -50,16 +50,25 @@ class Daemon:
         self.sessions = 0
         self._unix = config.listen.startswith("/")
         self._tls: ssl.SSLContext | None = None
+        self._authorized: frozenset[str] = frozenset()
         self._server: asyncio.Server | None = None
         self._owner = Owner("daemon")
-        self._waiting: Counter[str] = Counter()
+        per_source = config.max_unauthenticated if self._unix else config.max_per_address
+        self._gate: Gate[_Side] = Gate(config.max_unauthenticated, per_source)
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._told = float("-inf")
+
+    @property
+    def waiting(self) -> int:
+        """How many connections have not authenticated yet."""
+        return len(self._gate)
 
     async def start(self) -> None:
         """Listen; ConfigError where the configuration is not safe, OSError where the address cannot be had."""
         loop = asyncio.get_running_loop()
         if self._unix:
-            check_folder(self.config.listen)
+            check_place(self.config.listen)
             self._server = await loop.create_unix_server(lambda: _Side(self._arrived), self.config.listen)
             return
         host, port = self.config.endpoint
@@ -70,28 +79,36 @@ class Daemon:
     def reload(self) -> None:
         """Read key and authorised certificates again; clients that are in stay. ConfigError changes nothing."""
         if not self._unix:
-            self._tls = tls_context(self.config)
+            self._tls, self._authorized = tls_context(self.config), authorized_fingerprints(self.config)
+
+    async def drain(self, seconds: float) -> None:
+        """Listen no more, and wait until all clients have left, so long at most."""
+        if self._server is not None:
+            self._server.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
 
     async def aclose(self) -> None:
-        """Listen no more, and end every session with what it runs."""
+        """Listen no more, and end every session with what it runs. Ask for `drain` first to let them finish."""
         if self._server is not None:
             self._server.close()
         await self._owner.aclose()
-        if self._unix:
+        if self._unix and self._server is not None:
             with suppress(FileNotFoundError):
                 os.unlink(self.config.listen)
 
     def _arrived(self, side: _Side) -> None:
         peer = side.transport.get_extra_info("peername")
         source = "unix" if self._unix else str(peer[0] if peer else "")
-        waiting = self._waiting
-        most = waiting[source] >= self.config.max_per_address and not self._unix
-        if self._owner.closing or most or waiting.total() >= self.config.max_unauthenticated:
-            self._tell(source, "too many connections that have not authenticated")
+        if self._owner.closing or self._gate.is_paused(source, asyncio.get_running_loop().time()):
             side.transport.abort()
             return
         side.transport.pause_reading()
-        waiting[source] += 1
+        out = self._gate.enter(side, source)
+        if out is not None:
+            self._tell(source, "too many connections that have not authenticated: the oldest is closed")
+            out.transport.abort()
         self._owner.spawn(self._admit(side, source), "client")
 
     async def _admit(self, side: _Side, source: str) -> None:
@@ -99,18 +116,23 @@ class Daemon:
             try:
                 await (self._check_peer(side) if self._unix else self._handshake(side))
             finally:
-                self._waiting[source] -= 1
-                self._waiting += Counter()  # forgets who has none
+                self._gate.leave(side)
+            self._gate.succeeded(source)
             if self.sessions >= self.config.max_sessions:
                 side.transport.write(REFUSAL + b"%d sessions are open, the most allowed\n" % self.sessions)
                 side.transport.close()
                 return
             self.sessions += 1
+            self._empty.clear()
             try:
                 await self._session(side)
             finally:
                 self.sessions -= 1
+                if not self.sessions:
+                    self._empty.set()
         except (OSError, ssl.SSLError) as error:
+            if isinstance(error, (ssl.SSLError, PermissionError)):
+                self._gate.failed(source, asyncio.get_running_loop().time())
             self._tell(source, str(error))
         finally:
             side.transport.abort()
@@ -119,6 +141,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         assert self._tls is not None
         raw = side.transport
+        if raw.is_closing():
+            raise ConnectionAbortedError("closed before the handshake")
         try:
             side.switching = True
             made = await loop.start_tls(
@@ -131,6 +155,9 @@ class Daemon:
             raise ConnectionAbortedError("closed in the handshake")
         side.transport, side.switching = made, False
         made.pause_reading()
+        certificate = made.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        if certificate is None or fingerprint_of(certificate) not in self._authorized:
+            raise PermissionError("its certificate is not one of the authorised")
 
     async def _check_peer(self, side: _Side) -> None:
         found = side.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
