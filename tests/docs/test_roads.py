@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aioremote import Capability, CommandMachine, LocalMachine, Machine, SshMachine
+from aioremote import Capability, CommandMachine, DaemonMachine, LocalMachine, Machine, OpenSshMachine, SshMachine
 
 PAGE = Path(__file__).parents[2] / "docs/reference/roads.md"
 COLUMNS = {
@@ -24,6 +24,8 @@ def roads() -> dict[str, Machine]:
         "`LocalMachine`": LocalMachine(),
         "`SshMachine`": ssh,
         '`SshMachine(outpost="never")`': SshMachine("web1", config=None, outpost="never"),
+        "`OpenSshMachine`": OpenSshMachine("web1"),
+        "`DaemonMachine`": DaemonMachine(path="/run/daemon/s"),
         "`m.sudo()`": ssh.sudo(),
         "`CommandMachine`, `m.within()`": CommandMachine(["env"]),
         "the same without a Python": CommandMachine(["env"], outpost="never"),
