@@ -82,7 +82,7 @@ class Lane(Handler):
         self.number: int = link.open("calls", self, json.dumps(shelf.packages).encode())
         _lanes[link.host, id(link), self.number] = self
         link.serve("result", _serve_result)
-        self.owner.spawn(self._answer_questions(), "modules")
+        self._answering = self.owner.spawn(self._answer_questions(), "modules")
 
     @property
     def usable(self) -> bool:
@@ -219,6 +219,7 @@ class Lane(Handler):
         if self._ended is not None:
             return
         self._ended = error or self.link.error()
+        self._answering.cancel()  # nobody may close what ended with another machine's connection
         _lanes.pop((self.host, id(self.link), self.number), None)
         pending, self._pending = self._pending, {}
         for future in pending.values():
