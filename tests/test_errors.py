@@ -21,6 +21,7 @@ from aioremote.errors import (
     BootstrapError,
     BusyError,
     CallTimeout,
+    ChecksumMismatch,
     CommandError,
     CommandFailed,
     CommandKilled,
@@ -96,7 +97,10 @@ MADE: list[Callable[[], RemoteError]] = [
     host_key_error,
     remote_exception,
     fleet_error,
-    *(lambda kind=kind: kind("no", host="web1", path="a/b") for kind in (TransferError, FileChanged, UnsafePathError)),
+    *(
+        lambda kind=kind: kind("no", host="web1", path="a/b")
+        for kind in (TransferError, ChecksumMismatch, FileChanged, UnsafePathError)
+    ),
     lambda: FileError("broken", host="web1", errno=errno.EIO, filename="/far/file"),
     *(
         lambda number=number: file_error(number, "/far/file", host="web1")  # type: ignore[misc]

@@ -26,6 +26,7 @@ Not for wrong arguments (``ValueError`` and ``TypeError``, before anything is se
     │   └── IsAFolder                   IsADirectoryError
     ├── TransferError                   a file or tree did not arrive
     │   ├── UnsafePathError             ValueError: a name or link of the source that could lead out of the target
+    │   ├── ChecksumMismatch            what arrived is not what was sent
     │   └── FileChanged                 the source changed while it was read
     ├── TunnelError                     a tunnel or a connection through a machine
     │   ├── TunnelRefused               ConnectionRefusedError
@@ -65,13 +66,13 @@ if TYPE_CHECKING:
     from aioremote.types import PartialResult, Result
 
 __all__ = [
-    "AddressError", "AuthenticationError", "BootstrapError", "BusyError", "CallTimeout", "ClosedError", "CommandError",
-    "CommandFailed", "CommandKilled", "CommandNotFound", "CommandTimeout", "ConfigError", "ConnectError",
-    "ConnectTimeout", "ConnectionLost", "FileChanged", "FileError", "FileForbidden", "FileInTheWay", "FileMissing",
-    "FleetError", "ForkedConnection", "HostKeyError", "IsAFolder", "NotAFolder", "OutputLimitExceeded",
-    "PythonNotFound", "PythonTooOld", "RemoteError", "RemoteException", "RemoteValueError", "SessionEnded", "ShipError",
-    "TransferError", "TunnelError", "TunnelPortError", "TunnelRefused", "UnsafePathError", "UnsupportedError",
-    "WorkerDied", "file_error",
+    "AddressError", "AuthenticationError", "BootstrapError", "BusyError", "CallTimeout", "ChecksumMismatch",
+    "ClosedError", "CommandError", "CommandFailed", "CommandKilled", "CommandNotFound", "CommandTimeout",
+    "ConfigError", "ConnectError", "ConnectTimeout", "ConnectionLost", "FileChanged", "FileError", "FileForbidden",
+    "FileInTheWay", "FileMissing", "FleetError", "ForkedConnection", "HostKeyError", "IsAFolder", "NotAFolder",
+    "OutputLimitExceeded", "PythonNotFound", "PythonTooOld", "RemoteError", "RemoteException", "RemoteValueError",
+    "SessionEnded", "ShipError", "TransferError", "TunnelError", "TunnelPortError", "TunnelRefused",
+    "UnsafePathError", "UnsupportedError", "WorkerDied", "file_error",
 ]  # fmt: skip
 
 _Outcome = Literal["not_started", "unknown", "finished"]
@@ -439,6 +440,10 @@ class UnsafePathError(TransferError, ValueError):
 
 class FileChanged(TransferError):
     """The source file `path` changed while it was read."""
+
+
+class ChecksumMismatch(TransferError):
+    """What arrived of the source file `path` is not what was sent."""
 
 
 class TunnelError(RemoteError):

@@ -335,3 +335,49 @@ async def test_a_failing_progress_ends_the_transfer(files_machine: Machine, far:
         await files_machine.upload(source, far / "tree", progress=fail)
     assert not [name for name in tree(near(far)) if "aioremote" in name]
     assert await files_machine.upload(source / "big", far / "big")
+
+
+async def test_a_cut_transfer_goes_on_where_it_was(files_machine: Machine, far: RemotePath, tmp_path: Path) -> None:
+    """Promise 59: both ways, only the rest is sent, and the whole is compared; until then the target is old."""
+    data = os.urandom(5 * 2**20 + 17)
+    (tmp_path / "source").write_bytes(data)
+    await (far / "source").write_bytes(data)
+    await (far / "up").write_bytes(b"old")
+    (tmp_path / "down").write_bytes(b"old")
+
+    def give_up(progress: TransferProgress) -> None:
+        if progress.done_bytes > 2 * 2**20:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await files_machine.upload(tmp_path / "source", far / "up", resume=True, progress=give_up)
+    with pytest.raises(ZeroDivisionError):
+        await files_machine.download(far / "source", tmp_path / "down", resume=True, progress=give_up)
+    assert await (far / "up").read_bytes() == (tmp_path / "down").read_bytes() == b"old"
+    up = await files_machine.upload(tmp_path / "source", far / "up", resume=True)
+    down = await files_machine.download(far / "source", tmp_path / "down", resume=True)
+    assert (up.files, down.files) == (1, 1)
+    assert up.bytes == down.bytes == len(data) - 3 * 2**20
+    assert await (far / "up").read_bytes() == (tmp_path / "down").read_bytes() == data
+    assert sorted([path.name async for path in far.iterdir()]) == ["source", "up"]
+    assert sorted(os.listdir(tmp_path)) == ["down", "source"]
+
+
+async def test_a_changed_source_is_sent_from_its_start(files_machine: Machine, far: RemotePath, tmp_path: Path) -> None:
+    """Promise 59: never a mix of two; and a tree cannot be resumed."""
+    (tmp_path / "source").write_bytes(os.urandom(3 * 2**20))
+
+    def give_up(progress: TransferProgress) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await files_machine.upload(tmp_path / "source", far / "up", resume=True, progress=give_up)
+    data = os.urandom(2 * 2**20)
+    (tmp_path / "source").write_bytes(data)
+    report = await files_machine.upload(tmp_path / "source", far / "up", resume=True)
+    assert report.bytes == len(data)
+    assert await (far / "up").read_bytes() == data
+    (tmp_path / "empty").touch()
+    assert (await files_machine.upload(tmp_path / "empty", far / "empty", resume=True)).files == 1
+    with pytest.raises(ValueError, match="sync"):
+        await files_machine.upload(tmp_path, far / "tree", resume=True)

@@ -35,6 +35,7 @@ class MachineFiles:
         dst: str | RemotePath,
         *,
         overwrite: bool = True,
+        resume: bool = False,
         preserve: bool = False,
         preserve_special: bool = False,
         durable: bool = True,
@@ -50,6 +51,8 @@ class MachineFiles:
             src: near path; a link there is followed, links in a tree are copied as they are.
             dst: far path, below the task's directory.
             overwrite: whether files may be replaced; FileExistsError otherwise.
+            resume: for a single file: send only what an earlier call with ``resume=True`` has not brought before it was
+                cut off, and compare checksums at the end. What has arrived is kept beside the target until then.
             preserve: keep permissions and times. Otherwise a new file has the source's permissions less the far umask,
                 and one that is replaced keeps its own.
             preserve_special: keep set-id bits and write permission for all too.
@@ -69,14 +72,14 @@ class MachineFiles:
             UnsupportedError: this machine has no files, or not by this engine.
             ValueError: there is no such engine, or the path is another machine's.
 
-        Cancellation: targets are old or new; no temporary file is left.
+        Cancellation: targets are old or new; no temporary file is left but that of ``resume``.
         """
         options = TreeOptions(
             preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable
         )
         near = near_end(src)
         far = await far_end(cast("Machine", self), dst, engine)
-        return await transfer(near, far, options=options, progress=progress)
+        return await transfer(near, far, options=options, progress=progress, resume=resume)
 
     async def download(
         self,
@@ -84,6 +87,7 @@ class MachineFiles:
         dst: str | os.PathLike[str],
         *,
         overwrite: bool = True,
+        resume: bool = False,
         preserve: bool = False,
         preserve_special: bool = False,
         durable: bool = True,
@@ -98,17 +102,17 @@ class MachineFiles:
         Args:
             src: far path, below the task's directory; a link there is followed.
             dst: near path.
-            overwrite, preserve, preserve_special, durable, engine, progress: as in `upload`.
+            overwrite, resume, preserve, preserve_special, durable, engine, progress: as in `upload`.
 
         Raises:
             UnsafePathError: the far side lists names that no directory can hold.
             FileError, FileChanged, ConnectionLost, UnsupportedError: as in `upload`.
 
-        Cancellation: targets are old or new; no temporary file is left.
+        Cancellation: targets are old or new; no temporary file is left but that of ``resume``.
         """
         options = TreeOptions(
             preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable
         )
         near = near_end(dst)
         far = await far_end(cast("Machine", self), src, engine)
-        return await transfer(far, near, options=options, progress=progress)
+        return await transfer(far, near, options=options, progress=progress, resume=resume)

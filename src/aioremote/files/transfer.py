@@ -17,6 +17,7 @@ from aioremote._core.engines import check_engine
 from aioremote._core.pieces import Tally, TreeOptions, carry
 from aioremote.errors import FileMissing, NotAFolder, file_error
 from aioremote.files.pure import PureRemotePath
+from aioremote.files.resuming import resume as resume_file
 from aioremote.transports.local_files import LocalFiles
 from aioremote.types import TransferProgress, TransferReport
 
@@ -35,13 +36,18 @@ class End:
         files: the file system.
         path: as it was given.
         host: the machine's name, for errors.
-        is_near: whether it is this machine.
+        machine: whose path it is; None for this machine's.
     """
 
     files: FileSystem
     path: bytes
     host: str
-    is_near: bool = False
+    machine: Machine | None = None
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it is this machine's."""
+        return self.machine is None
 
 
 def near_end(path: str | os.PathLike[str]) -> End:
@@ -52,7 +58,7 @@ def near_end(path: str | os.PathLike[str]) -> End:
     """
     if isinstance(path, PureRemotePath):
         raise TypeError(f"{path!r} is a far path: give a str or os.PathLike for the near side, or use aioremote.copy")
-    return End(LocalFiles(), _bytes(os.fspath(path)), "localhost", is_near=True)
+    return End(LocalFiles(), _bytes(os.fspath(path)), "localhost")
 
 
 async def far_end(machine: Machine, path: str | PureRemotePath, engine: str = "auto") -> End:
@@ -66,7 +72,7 @@ async def far_end(machine: Machine, path: str | PureRemotePath, engine: str = "a
     if isinstance(path, PureRemotePath):
         path.pure_on(machine)
         machine = path.machine
-    return End(await machine.transport.open_files(engine), machine.absolute(given), machine.host)
+    return End(await machine.transport.open_files(engine), machine.absolute(given), machine.host, machine)
 
 
 def _bytes(path: str) -> bytes:
@@ -123,6 +129,7 @@ async def transfer(
     options: TreeOptions,
     progress: Callable[[TransferProgress], None] | None = None,
     below_folder: bool = True,
+    resume: bool = False,
 ) -> TransferReport:
     """Bring a file or tree from one end to the other.
 
@@ -131,21 +138,30 @@ async def transfer(
         options: how.
         progress: called after each piece.
         below_folder: whether a file given a directory lands in it.
+        resume: for a file, whether to go on where an earlier call was cut off.
+
+    Raises:
+        ValueError: a tree cannot be resumed.
     """
     began = time.perf_counter()
     tally = Tally(progress)
     found = await source.files.stat(source.path)
     place = await _place(source, target, is_tree=found.is_dir(), below_folder=below_folder, options=options)
-    await carry(
-        source.files,
-        source.path,
-        target.files,
-        place,
-        tally=tally,
-        options=options,
-        host=source.host,
-        trusted=source.is_near,
-    )
+    if resume and found.is_dir():
+        raise ValueError(f"{os.fsdecode(source.path)!r} is a directory: resume is for one file; sync() is for trees")
+    if resume:
+        await resume_file(source, target, place, tally=tally, options=options)
+    else:
+        await carry(
+            source.files,
+            source.path,
+            target.files,
+            place,
+            tally=tally,
+            options=options,
+            host=source.host,
+            trusted=source.is_near,
+        )
     engines = [end.files.engine for end in (source, target) if not end.is_near]
     return TransferReport(
         files=tally.files_done,
