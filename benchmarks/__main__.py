@@ -31,6 +31,7 @@ QUESTIONS = (
     "link_latency",
     "bootstrap",
     "outpost_commands",
+    "native_commands",
     "calls",
     "binding",
     "pipelines",

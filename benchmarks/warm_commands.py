@@ -45,7 +45,13 @@ async def measure(commands: int, at_once: int, one: Callable[[], Awaitable[None]
     return _measured(used, commands)
 
 
-def ours(site: Site, commands: int, at_once: int, outpost: Literal["auto", "always", "never"] = "never") -> Measured:
+def ours(
+    site: Site,
+    commands: int,
+    at_once: int,
+    outpost: Literal["auto", "always", "never"] = "never",
+    native: bool = False,
+) -> Measured:
     """Run from many tasks at once on one machine; what the server allows is for it to find out."""
     from aioremote import HostKeys, SshMachine
 
@@ -59,6 +65,7 @@ def ours(site: Site, commands: int, at_once: int, outpost: Literal["auto", "alwa
             host_keys=keys,
             config=None,
             outpost=outpost,
+            native=native,
         )
 
         async def one() -> None:
