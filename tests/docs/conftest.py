@@ -67,6 +67,7 @@ def stage(server: Sshd, user: TestUser, tmp_path: Path, monkeypatch: pytest.Monk
     write_ssh_folder(home / ".ssh", server)
     write_program(home / "bin")
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr("aioremote.addresses._added", {})  # what examples register stays theirs
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     monkeypatch.chdir(home)
     return Stage(server, user, home)

@@ -122,8 +122,9 @@ async def test_engines_that_do_not_exist_or_are_not_there(small_tree: Path, tmp_
         ):
             with pytest.raises(ValueError, match="engine='pigeon': give one of auto, sftp, outpost, tar, local"):
                 await move
-        with pytest.raises(UnsupportedError, match="'tar'"):
-            await machine.upload(small_tree, str(tmp_path / "x"), engine="tar")
+        with pytest.raises(UnsupportedError, match="'sftp'"):
+            await machine.upload(small_tree, str(tmp_path / "x"), engine="sftp")
+        assert (await machine.upload(small_tree, str(tmp_path / "tar"), engine="tar")).engine == "tar"
         assert (await machine.upload(small_tree, str(tmp_path / "near"), engine="local")).engine == "local"
     assert not (tmp_path / "x").exists()
 

@@ -20,6 +20,7 @@ from aioremote.outpost.channel import Channel, ChannelReset
 from aioremote.outpost.far.file_frames import (
     BLOCK_BYTES,
     DONE,
+    END,
     ENTRY,
     FINISH,
     FOUND,
@@ -133,7 +134,12 @@ class OutpostFiles(FileSystem):
 
     async def remove_tree(self, path: bytes) -> None:
         async with await self._stream(file_order("remove", path)) as stream:
-            await stream.wait_done()
+            try:
+                await stream.wait_done()
+            except BaseException:
+                stream.signal(END)
+                await bounded_cleanup(stream.drain(), _CLEANUP_SECONDS)
+                raise
 
     async def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         async with await self._stream(file_order("read", root), window=TREE_WINDOW) as stream:

@@ -1,11 +1,13 @@
 """The real sshd, and machines that reach it by the system's ssh."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
 
 import pytest
+import pytest_asyncio
 
 from aioremote import HostKeys, OpenSshMachine
+from aioremote.testing.checks import until
 from aioremote.testing.sshd import Sshd, TestUser, create_user
 
 PASSWORD = "right horse, wrong battery"  # of a test user that lives for seconds
@@ -43,3 +45,11 @@ def password_user() -> Iterator[TestUser]:
 def password_server() -> Iterator[Sshd]:
     with Sshd(password_authentication=True) as server:
         yield server
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def nothing_is_left(aioremote_sshd: Sshd) -> AsyncIterator[None]:
+    """After each test the server has no connection and no command of it."""
+    before = aioremote_sshd.session_pids()
+    yield
+    await until(lambda: aioremote_sshd.session_pids() <= before)

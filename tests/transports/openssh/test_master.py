@@ -23,8 +23,8 @@ async def master_pid(machine: OpenSshMachine) -> int:
 
 
 async def test_a_master_that_dies_is_a_lost_link(make: Maker, aioremote_sshd: Sshd) -> None:
-    """No command connects by itself then; a lost link is told from a killed command."""
-    async with make() as machine:
+    """No command connects by itself then; a lost link is told from a killed command, and ends it."""
+    async with make(guard="always") as machine:
         async with machine.start("sh", "-c", "echo up; exec sleep 60") as process:
             assert await process.stdout.receive() == b"up\n"
             os.kill(await master_pid(machine), signal.SIGKILL)

@@ -15,6 +15,7 @@ __all__ = [
     "BLOCK_BYTES",
     "CHANGED",
     "DONE",
+    "END",
     "ENTRY",
     "ERROR",
     "FINISH",
@@ -47,6 +48,7 @@ SKIPPED = b"-"  # path and reason, with NUL between
 FINISH = b"."  # near: all pieces have been sent
 
 STOP = b"s"  # a signal from the near end: let go of what is not whole
+END = b"e"  # another: go no further, whatever it is
 
 RECORD = struct.Struct(">I")
 # mode, size, uid, gid, times of access, content and attributes, inode, device, links

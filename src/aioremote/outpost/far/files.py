@@ -6,7 +6,7 @@ import signal
 import socket
 from collections import deque
 
-from .file_frames import STOP
+from .file_frames import END, STOP
 from .file_helper import become_helper
 from .frames import USUAL_LENGTH, cost
 from .handlers import Handler
@@ -76,6 +76,8 @@ class Files(Handler):
     def on_signal(self, data: "bytes") -> "None":
         if data == STOP:
             self._stop_writing()
+        elif data == END:
+            self._kill()
 
     def on_eof(self) -> "None":
         self._ended = True
@@ -166,6 +168,9 @@ class Files(Handler):
         """Nobody wants it any more; what writes a tree ends when it has cleaned up."""
         self._told = True
         self._close()
+        self._kill()
+
+    def _kill(self) -> "None":
         if self._pid:
             try:
                 os.kill(self._pid, signal.SIGTERM)

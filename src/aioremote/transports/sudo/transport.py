@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -239,7 +239,8 @@ class SudoTransport(EnteredTransport):
     def __init__(self, inner: Transport, *, user: str = "root", password: str | PasswordProvider | None = None) -> None:
         check_user_name(user)
         self.user: str = user
-        self._password = password
+        # A value would show in what is dumped of this object.
+        self._password: Callable[[], str | PasswordProvider | None] = lambda: password
         super().__init__(
             inner,
             address=replace(inner.address, path=f"{inner.address.path}#sudo:{user}"),
@@ -249,4 +250,4 @@ class SudoTransport(EnteredTransport):
         add_view(inner, self)
 
     def _make_door(self) -> Door:
-        return Door(self._inner, self.user, password=self._password, owner=self.owner, end=self.end_too_late)
+        return Door(self._inner, self.user, password=self._password(), owner=self.owner, end=self.end_too_late)
