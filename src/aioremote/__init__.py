@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         LocalMachine,
         OpenSshMachine,
         PodmanMachine,
+        SmbMachine,
         SshMachine,
     )
     from aioremote.protocols import FarProcess, PasswordProvider, PasswordRequest, Transport
@@ -170,6 +171,7 @@ __all__ = [
     "Result",
     "SessionEnded",
     "ShipError",
+    "SmbMachine",
     "SshMachine",
     "Terminal",
     "TransferError",
@@ -207,6 +209,7 @@ _HOMES = {
         "LocalMachine",
         "OpenSshMachine",
         "PodmanMachine",
+        "SmbMachine",
         "SshMachine",
     ),
     "aioremote.protocols": ("FarProcess", "PasswordProvider", "PasswordRequest", "Transport"),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aioremote import Capability, CommandMachine, LocalMachine, Machine, SshMachine
+from aioremote import Capability, CommandMachine, LocalMachine, Machine, SmbMachine, SshMachine
 
 PAGE = Path(__file__).parents[2] / "docs/reference/roads.md"
 COLUMNS = {
@@ -25,6 +25,7 @@ def roads() -> dict[str, Machine]:
         "`SshMachine`": ssh,
         '`SshMachine(outpost="never")`': SshMachine("web1", config=None, outpost="never"),
         "`m.sudo()`": ssh.sudo(),
+        "`SmbMachine`": SmbMachine("web1", username="me", password="secret"),
         "`CommandMachine`, `m.within()`": CommandMachine(["env"]),
         "the same without a Python": CommandMachine(["env"], outpost="never"),
     }
