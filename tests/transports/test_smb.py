@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -38,6 +39,11 @@ async def behind_a_pipe(samba: Samba) -> AsyncIterator[None]:
 async def pipe(samba: Samba) -> AsyncIterator[Samba]:
     async with behind_a_pipe(samba):
         yield samba
+    await until(lambda: not left_threads())
+
+
+def left_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("smb ", "msg_worker"))]
 
 
 def to(samba: Samba, **keywords: object) -> SmbMachine:
@@ -139,6 +145,24 @@ async def test_a_server_that_says_nothing_is_a_timeout() -> None:
         with pytest.raises(ConnectTimeout):
             await machine.connect()
         await machine.aclose()
+    await until(lambda: not left_threads())
+
+
+async def test_a_cancel_at_any_moment_of_connecting_leaves_nothing(pipe: Samba) -> None:
+    for moment in range(12):
+        machine = to(pipe)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(machine.run("sleep", "60"))
+            asyncio.get_running_loop().call_later(moment * 0.003, task.cancel)
+        assert task.cancelled()
+        await machine.aclose()
+    await until(lambda: not left_threads())
+
+
+@pytest.mark.parametrize("keywords", [{"pipe": ""}, {"pipe": "a\\b"}, {"username": ""}])
+def test_what_cannot_be_a_pipe_or_a_login_is_refused(keywords: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="give a login"):
+        SmbMachine("web1", **{"username": "me", "password": "secret", **keywords})  # type: ignore[arg-type]
 
 
 @asynccontextmanager

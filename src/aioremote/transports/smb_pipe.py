@@ -268,20 +268,22 @@ async def open_pipe(host: str, port: int, pipe: str, login: Login, protocol: asy
     connection = _Connection(host, port, road)
     refused: Exception | None = None
     handle: Any = None  # Any: the library has no types
+    over = threading.Event()  # nothing is freed before: after a cancel the handshake goes on until it sees the end
     try:
-        handle = await _in_thread(lambda: _handshake(connection, pipe, login))
+        handle = await _in_thread(lambda: _handshake(connection, pipe, login), over)
     except Exception as error:  # noqa: BLE001  # a reply that makes no sense breaks the library in any way
         refused = error
     finally:
         if handle is None:
             road.close()
-            threading.Thread(target=_clean, args=(connection,), name="smb pipe end", daemon=True).start()
+            threading.Thread(target=_clean, args=(over, connection), name="smb pipe end", daemon=True).start()
     if refused is not None:
         raise _typed(refused, host, pipe, login)  # without a cause: the library's frames know the password
     SmbPipe(connection, handle, protocol).start()
 
 
-def _clean(connection: _Connection) -> None:
+def _clean(over: threading.Event, connection: _Connection) -> None:
+    over.wait()
     connection.join()
     connection.transport.dispose()
 
@@ -307,8 +309,8 @@ async def _connected(host: str, port: int) -> socket.socket:
     raise errors[-1]
 
 
-async def _in_thread(call: Callable[[], _T]) -> _T:
-    """Return what a blocking call does, from a thread that ends with it; the loop's pool may be full of others."""
+async def _in_thread(call: Callable[[], _T], over: threading.Event) -> _T:
+    """Return what a blocking call does, in a thread of its own: the loop's pool may be full of others."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[_T] = loop.create_future()
 
@@ -322,7 +324,8 @@ async def _in_thread(call: Callable[[], _T]) -> _T:
             value = call()
         except Exception as found:  # noqa: BLE001  # passed on to who waits
             error = found
-        with suppress(RuntimeError):
+        over.set()
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, value, error)
 
     threading.Thread(target=run, name="smb handshake", daemon=True).start()
