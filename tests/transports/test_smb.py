@@ -243,6 +243,42 @@ async def test_a_plain_reply_in_mid_session_ends_it(pipe: Samba) -> None:
             await machine.run("echo", "believed")
 
 
+def reply_to_login(frame: bytes) -> bool:
+    """Tell whether it is the reply that ends a login: SESSION_SETUP, with the status 0."""
+    return frame.startswith(b"\xfeSMB") and frame[12:14] == b"\1\0" and frame[8:12] == bytes(4)
+
+
+def unsigned_login(frame: bytes) -> bytes:
+    flags = int.from_bytes(frame[16:20], "little") & ~8  # SMB2_FLAGS_SIGNED
+    return frame[:16] + flags.to_bytes(4, "little") + frame[20:48] + bytes(16) + frame[64:]
+
+
+def login_signed_otherwise(frame: bytes) -> bytes:
+    return frame[:48] + bytes([frame[48] ^ 1]) + frame[49:]
+
+
+def login_with_other_flags(frame: bytes) -> bytes:
+    return frame[:66] + b"\4\0" + frame[68:]  # ENCRYPT_DATA, which this server does not set
+
+
+@pytest.mark.parametrize("tamper", [unsigned_login, login_signed_otherwise, login_with_other_flags])
+async def test_the_reply_that_ends_a_login_has_to_be_signed(pipe: Samba, tamper: Tamper) -> None:
+    changed: list[bytes] = []
+
+    def change(frame: bytes) -> bytes:
+        if not reply_to_login(frame):
+            return frame
+        changed.append(frame)
+        return tamper(frame)
+
+    async with tampering(pipe, change) as port:
+        machine = to(pipe, port=port)
+        with pytest.raises(ConnectError, match="signature could not be verified"):
+            await machine.connect()
+        await machine.aclose()
+    assert len(changed) == 1
+
+
 async def test_the_proxy_alone_changes_nothing(pipe: Samba) -> None:
     async with tampering(pipe, lambda frame: frame) as port, to(pipe, port=port) as machine:
         assert (await machine.run("echo", "in")).stdout == "in\n"

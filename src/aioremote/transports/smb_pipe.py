@@ -135,6 +135,19 @@ class _Connection(Connection):  # type: ignore[misc]  # the library has no types
         self._road = road
         super().__init__(uuid.uuid4(), host, port, require_signing=True)
         self.outstanding_requests = _Requests()
+        self._last_reply: Any = None  # Any: a structure of the library
+
+    def receive(self, *args: Any, **keywords: Any) -> Any:  # Any: the library's signature
+        self._last_reply = cast(Any, super()).receive(*args, **keywords)
+        return self._last_reply
+
+    def check_login(self, session_id: int) -> None:
+        """Check the signature of the reply that has ended the login.
+
+        With encryption the library leaves that out, and would take one that is unsigned or was changed.
+        Source: MS-SMB2 3.2.5.3.1, for dialect 3.1.1.
+        """
+        cast(Any, self).verify_signature(self._last_reply, session_id, force=True)
 
     @property
     def transport(self) -> _Road:
@@ -336,12 +349,13 @@ def _handshake(connection: Any, pipe: str, login: Login) -> Any:  # Any: the lib
     connection.connect(Dialects.SMB_3_1_1)
     if connection.dialect != Dialects.SMB_3_1_1 or not connection.supports_encryption:
         raise SMBException("the server has no encrypted SMB 3.1.1")
-    session = Session(connection, login.name, login.password, require_encryption=True)
+    session: Any = Session(connection, login.name, login.password, require_encryption=True)
     try:
         session.connect()
     finally:
         session.password = None
     connection.transport.sealed = True
+    connection.check_login(session.session_id)
     tree = TreeConnect(session, f"\\\\{connection.server_name}\\IPC$")
     tree.connect()
     handle: Any = Open(tree, pipe)
