@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         LocalMachine,
         OpenSshMachine,
         PodmanMachine,
+        SmbMachine,
         SshMachine,
     )
     from aioremote.protocols import FarProcess, PasswordProvider, PasswordRequest, Transport
@@ -172,6 +173,7 @@ __all__ = [
     "Result",
     "SessionEnded",
     "ShipError",
+    "SmbMachine",
     "SshMachine",
     "Terminal",
     "TransferError",
@@ -209,6 +211,7 @@ _HOMES = {
         "LocalMachine",
         "OpenSshMachine",
         "PodmanMachine",
+        "SmbMachine",
         "SshMachine",
     ),
     "aioremote.protocols": ("FarProcess", "PasswordProvider", "PasswordRequest", "Transport"),

@@ -28,6 +28,7 @@ __all__ = [
     "LocalMachine",
     "OpenSshMachine",
     "PodmanMachine",
+    "SmbMachine",
     "SshKeywords",
     "SshMachine",
 ]
@@ -429,3 +430,53 @@ class DaemonMachine(Machine):
             connect_timeout=connect_timeout,
         )
         super().__init__(transport, host=host or "localhost", encoding=encoding)
+
+
+class SmbMachine(Machine):
+    r"""A host where a daemon stands behind a Windows named pipe, reached through SMB; needs the extra ``smb``.
+
+    Only SMB 3.1.1 with encryption: an unencrypted reply, or a login as a guest, ends the connection.
+
+    Args:
+        host: name or address of the SMB server.
+        username, password, domain: of the login; the password is never shown.
+        pipe: its name, as in ``\\.\pipe\NAME``.
+        port: of the SMB server.
+        connect_timeout: seconds until the daemon has greeted.
+        encoding: of far text.
+
+    Raises:
+        UnsupportedError: the extra is not installed.
+        ValueError: no username, or no name that a pipe can have.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        username: str,
+        password: str,
+        domain: str = "",
+        pipe: str = "aioremote",
+        port: int = 445,
+        connect_timeout: float = 15.0,
+        encoding: str = "utf-8",
+    ) -> None:
+        try:
+            from aioremote.transports.smb import SmbTransport
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in ("smbprotocol", "spnego"):
+                raise
+            raise UnsupportedError(f"{host}: SMB needs: pip install 'aioremote[smb]'", host=host) from error
+        if not username or not pipe or any(letter in "\\/\0" for letter in pipe):
+            raise ValueError(f"username={username!r}, pipe={pipe!r}: give a login, and a pipe's name alone")
+        transport = SmbTransport(
+            host,
+            port,
+            username=username,
+            password=password,
+            domain=domain,
+            pipe=pipe,
+            connect_timeout=connect_timeout,
+        )
+        super().__init__(transport, host=host, encoding=encoding)

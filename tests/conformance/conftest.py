@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import pytest_asyncio
+from tests.samba import PASSWORD, USER, PipeServer, Samba, run_samba
 from tests.sudoers import sudoers
 
 from aioremote import (
@@ -18,6 +19,7 @@ from aioremote import (
     Machine,
     OpenSshMachine,
     RemotePath,
+    SmbMachine,
     SshMachine,
 )
 from aioremote.daemon import DaemonConfig, make_key, serve
@@ -45,6 +47,7 @@ KINDS = (
     "openssh-outpost",
     "daemon",
     "daemon-unix",
+    "smb",
 )
 STREAM_KINDS = tuple(kind for kind in KINDS if kind != "command-plain")  # have sockets
 FILE_KINDS = (
@@ -75,6 +78,17 @@ def sudo_login() -> Iterator[None]:
         yield
 
 
+SAMBA: list[Samba] = []  # the one of this run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def samba() -> Iterator[None]:
+    with run_samba() as made:
+        SAMBA.append(made)
+        yield
+        SAMBA.clear()
+
+
 def ssh_to(server: Sshd, **keywords: object) -> SshMachine:
     """Return a machine on the test server."""
     defaults = {"host_keys": HostKeys.strict(server.known_hosts), "config": None, "keyfile": server.keyfile}
@@ -101,6 +115,15 @@ async def through_daemon(kind: str) -> AsyncIterator[Machine]:
     with tempfile.TemporaryDirectory() as folder:
         if kind == "daemon-unix":
             async with serve(DaemonConfig(listen=f"{folder}/s")), DaemonMachine(path=f"{folder}/s") as machine:
+                yield machine
+            return
+        if kind == "smb":
+            (samba,) = SAMBA
+            async with (
+                serve(DaemonConfig(listen=f"{folder}/s")),
+                PipeServer(samba, f"{folder}/s"),
+                SmbMachine("127.0.0.1", username=USER, password=PASSWORD, port=samba.port) as machine,
+            ):
                 yield machine
             return
         pin = make_key(f"{folder}/key")
@@ -134,7 +157,7 @@ async def machine_of(kind: str, sshd: Sshd, user: TestUser) -> AsyncIterator[Mac
         async with ssh_to(sshd, user=user.name) as base, base.within(ENTERS) as machine:
             yield machine
         return
-    if kind in ("daemon", "daemon-unix"):
+    if kind in ("daemon", "daemon-unix", "smb"):
         async with through_daemon(kind) as machine:
             yield machine
         return

@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from aioremote import Capability, CommandMachine, DaemonMachine, LocalMachine, Machine, OpenSshMachine, SshMachine
+from aioremote import (
+    Capability,
+    CommandMachine,
+    DaemonMachine,
+    LocalMachine,
+    Machine,
+    OpenSshMachine,
+    SmbMachine,
+    SshMachine,
+)
 
 PAGE = Path(__file__).parents[2] / "docs/reference/roads.md"
 COLUMNS = {
@@ -27,6 +36,7 @@ def roads() -> dict[str, Machine]:
         "`OpenSshMachine`": OpenSshMachine("web1"),
         "`DaemonMachine`": DaemonMachine(path="/run/daemon/s"),
         "`m.sudo()`": ssh.sudo(),
+        "`SmbMachine`": SmbMachine("web1", username="me", password="secret"),
         "`CommandMachine`, `m.within()`": CommandMachine(["env"]),
         "the same without a Python": CommandMachine(["env"], outpost="never"),
     }

@@ -11,6 +11,7 @@ import hmac
 import os
 import re
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
 from aioremote._core.streams import FarInput, Feed
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from aioremote._core.deadline import Deadline
 
-__all__ = ["GREETING", "REFUSAL", "TcpTransport", "fingerprint_of"]
+__all__ = ["GREETING", "REFUSAL", "DaemonEnd", "TcpTransport", "fingerprint_of", "reach"]
 
 GREETING = "aioremote-daemon-1"
 REFUSAL = b"refused: "
@@ -64,24 +65,10 @@ class TcpTransport(LinkedTransport):
         self._keyfile = os.fspath(keyfile)
         self._pin = server_fingerprint
 
-    async def _reach(self, deadline: Deadline) -> _DaemonEnd:
-        end = _DaemonEnd()
-        try:
-            async with deadline.scope():
-                await self._open(end)
-                end.version = _greeted(await end.line(), self.host)
-        except BaseException as error:
-            end.end()
-            if isinstance(error, TimeoutError):
-                raise ConnectTimeout(
-                    f"{self.address}: no greeting within {deadline.seconds:g} s", host=self.host
-                ) from error
-            if isinstance(error, OSError) and not isinstance(error, RemoteError):
-                raise ConnectError(f"{self.address}: {error}", host=self.host) from error
-            raise
-        return end
+    async def _reach(self, deadline: Deadline) -> DaemonEnd:
+        return await reach(self.address, self._open, deadline)
 
-    async def _open(self, end: _DaemonEnd) -> None:
+    async def _open(self, end: DaemonEnd) -> None:
         loop = asyncio.get_running_loop()
         if self.address.path:
             await loop.create_unix_connection(lambda: end, self.address.path)
@@ -99,6 +86,33 @@ class TcpTransport(LinkedTransport):
             raise AuthenticationError(f"{self.address}: the daemon shows {seen}, not {self._pin}", host=self.host)
 
 
+async def reach(address: Address, open_end: Callable[[DaemonEnd], Awaitable[None]], deadline: Deadline) -> DaemonEnd:
+    """Open the road to a daemon, read its greeting, and return the far end on which its outpost speaks.
+
+    Args:
+        address: of the daemon, for errors.
+        open_end: joins a far end to a connection.
+        deadline: for all of it.
+
+    Raises:
+        ConnectTimeout, ConnectError, AuthenticationError, BusyError: as of the road, or the daemon's refusal.
+    """
+    end = DaemonEnd()
+    try:
+        async with deadline.scope():
+            await open_end(end)
+            end.version = _greeted(await end.line(), address.host)
+    except BaseException as error:
+        end.end()
+        if isinstance(error, TimeoutError):
+            text = f"{address}: no greeting within {deadline.seconds:g} s"
+            raise ConnectTimeout(text, host=address.host) from error
+        if isinstance(error, OSError) and not isinstance(error, RemoteError):
+            raise ConnectError(f"{address}: {error}", host=address.host) from error
+        raise
+    return end
+
+
 def _greeted(line: bytes, host: str) -> tuple[int, int, int]:
     if line.startswith(REFUSAL):
         text = line[len(REFUSAL) :].decode(errors="replace").strip()
@@ -114,8 +128,8 @@ class _Said:
     text = ""
 
 
-class _DaemonEnd(asyncio.Protocol, FarProcess):
-    """The far end: its process is the connection."""
+class DaemonEnd(asyncio.Protocol, FarProcess):
+    """The far end of a daemon's connection, which is its process."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
