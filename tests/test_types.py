@@ -23,6 +23,7 @@ from aioremote.types import (
     ProcessSpec,
     Reconnect,
     Result,
+    SyncReport,
     Terminal,
     TransferProgress,
     TransferReport,
@@ -56,6 +57,7 @@ VALUES = [
     FileStat(st_mode=0o100644, st_size=5, st_mtime_ns=1_500_000_000),
     FileEntry(b"name", FileStat(st_mode=0o40755, st_size=0)),
     TransferProgress(path="a", done_bytes=1, total_bytes=2, files_done=0, files_total=1),
+    SyncReport(sent=("a",), deleted=("b",), unchanged=1, bytes=2, elapsed=0.5, engine="sftp"),
     TransferReport(files=1, bytes=2, elapsed=0.5, engine="sftp", skipped=(("fifo", "a pipe"),)),
 ]
 

@@ -28,6 +28,7 @@ __all__ = [
     "ProcessSpec",
     "Reconnect",
     "Result",
+    "SyncReport",
     "Terminal",
     "TransferProgress",
     "TransferReport",
@@ -429,3 +430,28 @@ class TransferReport:
     elapsed: float
     engine: str
     skipped: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """What a sync has done, or would do. Paths are below the two directories.
+
+    Attributes:
+        sent: files and links that were written, sorted.
+        deleted: what was removed from the target, sorted; a directory with all that was in it is one.
+        unchanged: the number of files and links that were as they should be.
+        bytes: of the files sent.
+        elapsed: seconds.
+        engine: as in `TransferReport`.
+        skipped: as in `TransferReport`.
+        dry_run: whether nothing was done.
+    """
+
+    sent: tuple[str, ...]
+    deleted: tuple[str, ...]
+    unchanged: int
+    bytes: int
+    elapsed: float
+    engine: str
+    skipped: tuple[tuple[str, str], ...] = ()
+    dry_run: bool = False

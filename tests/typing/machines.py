@@ -24,6 +24,7 @@ from aioremote import (
     RemoteTextFile,
     Result,
     SshMachine,
+    SyncReport,
     Terminal,
     TransferReport,
     Transport,
@@ -164,6 +165,7 @@ async def transfers(m: Machine, near: os.PathLike[str], far: RemotePath) -> None
     assert_type(await m.upload(near, far, progress=lambda progress: None), TransferReport)
     assert_type(await m.download("far", "near", preserve=True, durable=False), TransferReport)
     assert_type(await copy(far, near), TransferReport)
+    assert_type(await m.sync(near, "far", exclude=["*.log"]), SyncReport)
 
 
 async def paths(p: RemotePath) -> None:

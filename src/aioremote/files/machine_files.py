@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, cast
 
 from aioremote._core.pieces import TreeOptions
 from aioremote.files.path import RemotePath, temporary_folder
+from aioremote.files.sync import sync
 from aioremote.files.transfer import far_end, near_end, transfer
 
 if TYPE_CHECKING:
     from aioremote.machine import Machine
-    from aioremote.types import TransferProgress, TransferReport
+    from aioremote.types import SyncReport, TransferProgress, TransferReport
 
 __all__ = ["MachineFiles"]
 
@@ -116,3 +117,59 @@ class MachineFiles:
         near = near_end(dst)
         far = await far_end(cast("Machine", self), src, engine)
         return await transfer(far, near, options=options, progress=progress, resume=resume)
+
+    async def sync(
+        self,
+        src: str | os.PathLike[str] | RemotePath,
+        dst: str | os.PathLike[str] | RemotePath,
+        *,
+        delete: bool = False,
+        checksum: bool = False,
+        dry_run: bool = False,
+        exclude: Sequence[str] = (),
+        engine: str = "auto",
+        progress: Callable[[TransferProgress], None] | None = None,
+    ) -> SyncReport:
+        """Bring a far directory up to date with a near one, or a near one with a far one; only what differs travels.
+
+        A file differs when its size or its time of change does; so files keep their times and permissions here. Each
+        is old or new at every moment. The far side is not trusted, as in `download`.
+
+        Args:
+            src: near directory; or a RemotePath of this machine, to bring a near directory up to date.
+            dst: far directory; where `src` is a RemotePath, a near one, or another RemotePath of this machine.
+            delete: remove from `dst` what `src` has not, after everything was sent; and, before, what stands where
+                `src` has something of another kind. Links are removed as links.
+            checksum: compare the content of files of equal size by SHA-256, whatever their times.
+            dry_run: change nothing, report what would be done.
+            exclude: lines of a .gitignore, relative to both directories. What matches is neither sent nor removed.
+            engine, progress: as in `upload`.
+
+        Raises:
+            FileError: with the path, of either side; NotADirectoryError where one of them is no directory.
+            UnsafePathError: the far side lists names that no directory can hold.
+            FileChanged: a file changed meanwhile.
+            ConnectionLost, UnsupportedError: as in `upload`.
+            ValueError: there is no such engine, a pattern is none, or a path is another machine's.
+            TypeError: `exclude` is a str.
+
+        Cancellation: files are old or new, no temporary file is left; the next call does the rest.
+        """
+        if isinstance(exclude, str):
+            raise TypeError("exclude is a str: give a sequence of patterns")
+        machine = cast("Machine", self)
+        if isinstance(src, RemotePath):
+            source = await far_end(machine, src, engine)
+            target = await far_end(machine, dst, engine) if isinstance(dst, RemotePath) else near_end(dst)
+        else:
+            source = near_end(src)
+            target = await far_end(machine, dst if isinstance(dst, RemotePath) else os.fspath(dst), engine)
+        return await sync(
+            source,
+            target,
+            delete=delete,
+            checksum=checksum,
+            dry_run=dry_run,
+            exclude=exclude,
+            progress=progress,
+        )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aioremote.protocols import FarFile
     from aioremote.types import FileStat
 
-__all__ = ["resume"]
+__all__ = ["PIECE_BYTES", "file_digest", "resume"]
 
 PIECE_BYTES = 1024 * 1024
 _HASH = 'head -c "$2" <"$1" | sha256sum'
@@ -54,7 +54,7 @@ async def resume(source: End, target: End, place: bytes, *, tally: Tally, option
             host=source.host,
             path=os.fsdecode(source.path),
         )
-    if await _digest(source, source.path, found.st_size) != await _digest(target, part, found.st_size):
+    if await file_digest(source, source.path, found.st_size) != await file_digest(target, part, found.st_size):
         await target.files.unlink(part)
         text = f"{target.host}: what has arrived of {os.fsdecode(place)!r} is not what was sent; the file is as it was"
         raise ChecksumMismatch(text, host=target.host, path=os.fsdecode(source.path))
@@ -68,7 +68,9 @@ async def _kept(source: End, target: End, part: bytes, found: FileStat) -> int:
     except FileMissing:
         return 0
     for have in dict.fromkeys((size, (size - 1) // PIECE_BYTES * PIECE_BYTES)):
-        if 0 < have <= found.st_size and await _digest(source, source.path, have) == await _digest(target, part, have):
+        if 0 < have <= found.st_size and await file_digest(source, source.path, have) == await file_digest(
+            target, part, have
+        ):
             return have
     return 0
 
@@ -98,7 +100,7 @@ async def _copy(reading: FarFile, writing: FarFile, have: int, found: FileStat, 
         data = coming.result()
 
 
-async def _digest(end: End, path: bytes, count: int) -> str:
+async def file_digest(end: End, path: bytes, count: int) -> str:
     """Return the SHA-256 of the first bytes of a file, computed where the file is if a program can do it."""
     if end.machine is not None:
         argv = ("/bin/sh", "-c", _HASH, "sh", os.fsdecode(path), str(count))

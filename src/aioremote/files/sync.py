@@ -1,0 +1,240 @@
+"""Bring a directory up to date with another: only what differs travels.
+
+Both sides are listed, the difference is planned, and the plan is carried out. Not for what one side alone can do:
+reading, writing and removing are the `FileSystem`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aioremote._core.pieces import Piece, Tally, TreeOptions, checked, is_safe_link, kind_of_special
+from aioremote.errors import FileChanged, FileMissing, file_error
+from aioremote.files.listing import Listing, excluder, list_tree
+from aioremote.files.resuming import PIECE_BYTES, file_digest
+from aioremote.types import SyncReport
+
+if TYPE_CHECKING:
+    from aioremote.files.transfer import End
+    from aioremote.types import FileStat, TransferProgress
+
+__all__ = ["sync"]
+
+_SMALL_BYTES = 32 * 1024  # files up to this size are read several at a time
+_AT_ONCE = PIECE_BYTES // _SMALL_BYTES
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is to be done, by paths below the roots.
+
+    Attributes:
+        folders: of the source: those that something goes into, and new ones.
+        files: files of the source that differ.
+        links: links of the source that differ, with their text.
+        in_the_way: of the target: what has to go before something of another kind can take its place.
+        extra: of the target: what the source has not.
+        unchanged: files and links that are as they should be.
+    """
+
+    folders: set[bytes] = field(default_factory=set[bytes])
+    files: list[bytes] = field(default_factory=list[bytes])
+    links: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    in_the_way: list[bytes] = field(default_factory=list[bytes])
+    extra: list[bytes] = field(default_factory=list[bytes])
+    unchanged: int = 0
+
+    def send_into(self, path: bytes) -> None:
+        """Note the folders above a path: a writer wants them first."""
+        while path:
+            path = path.rpartition(b"/")[0]
+            self.folders.add(path)
+
+
+async def sync(
+    source: End,
+    target: End,
+    *,
+    delete: bool,
+    checksum: bool,
+    dry_run: bool,
+    exclude: Iterable[str],
+    progress: Callable[[TransferProgress], None] | None,
+) -> SyncReport:
+    """Make a directory like another. See `Machine.sync`."""
+    began = time.perf_counter()
+    excluded = excluder(exclude)
+    tally = Tally(progress)
+    root = await _check_roots(source, target)
+    here = await list_tree(source, excluded)
+    there = await list_tree(target, excluded)
+    plan = await _plan(source, target, here, there, tally, checksum=checksum)
+    removed = _removals(plan, there) if delete else []
+    if not dry_run:
+        for path in [path for path in removed if path in plan.in_the_way]:
+            await _remove(target, path, there.entries[path])
+        if plan.folders or not there.exists:
+            pieces = checked(_pieces(source, here, plan, root), tally, host=source.host, trusted=source.is_near)
+            async with aclosing(pieces):
+                await target.files.write_tree(target.path, pieces, tally, TreeOptions(preserve=True))
+        for path in [path for path in removed if path not in plan.in_the_way]:
+            await _remove(target, path, there.entries[path])
+    engines = [end.files.engine for end in (source, target) if not end.is_near]
+    return SyncReport(
+        sent=tuple(os.fsdecode(path) for path in sorted([*plan.files, *plan.links])),
+        deleted=tuple(os.fsdecode(path) for path in removed),
+        unchanged=plan.unchanged,
+        bytes=tally.bytes_done,
+        elapsed=time.perf_counter() - began,
+        engine="+".join(dict.fromkeys(engines)) or "local",
+        skipped=tuple(tally.skipped),
+        dry_run=dry_run,
+    )
+
+
+async def _check_roots(source: End, target: End) -> FileStat:
+    """Return what is known of the source; both have to be directories, the target one may be missing."""
+    root = await source.files.stat(source.path)
+    if not root.is_dir():
+        raise file_error(errno.ENOTDIR, os.fsdecode(source.path), host=source.host)
+    try:
+        found = await target.files.stat(target.path)
+    except FileMissing:
+        return root
+    if not found.is_dir():
+        raise file_error(errno.ENOTDIR, os.fsdecode(target.path), host=target.host)
+    return root
+
+
+async def _plan(source: End, target: End, here: Listing, there: Listing, tally: Tally, *, checksum: bool) -> _Plan:
+    plan = _Plan(extra=[path for path in there.entries if path not in here.entries])
+    for path, stat in here.entries.items():
+        why = kind_of_special(stat)
+        if why is not None:
+            tally.skip(path, why)
+            continue
+        existing = there.entries.get(path)
+        if stat.is_symlink():
+            text = await source.files.readlink(_below(source, path))
+            if not source.is_near and not is_safe_link(path, text):
+                tally.skip(path, "a link that leads out of the tree")
+                continue
+            is_same = existing is not None and existing.is_symlink()
+            if is_same and await target.files.readlink(_below(target, path)) == text:
+                plan.unchanged += 1
+                continue
+            plan.links[path] = text
+        elif stat.is_dir():
+            if existing is not None and existing.is_dir():
+                continue
+            plan.folders.add(path)
+        elif existing is not None and await _is_same(source, target, path, stat, existing, checksum=checksum):
+            plan.unchanged += 1
+            continue
+        else:
+            plan.files.append(path)
+            tally.found(stat)
+        plan.send_into(path)
+        if existing is not None and existing.is_dir() != stat.is_dir():
+            plan.in_the_way.append(path)
+    return plan
+
+
+async def _is_same(
+    source: End, target: End, path: bytes, stat: FileStat, existing: FileStat, *, checksum: bool
+) -> bool:
+    if not existing.is_file() or stat.st_size != existing.st_size:
+        return False
+    if not checksum:
+        return _same_time(stat.st_mtime_ns, existing.st_mtime_ns)
+    ours = await file_digest(source, _below(source, path), stat.st_size)
+    return ours == await file_digest(target, _below(target, path), stat.st_size)
+
+
+def _same_time(one: int, other: int) -> bool:
+    """Whether two times are equal as far as both sides tell: some only know whole seconds."""
+    if one % 10**9 and other % 10**9:
+        return one == other
+    return one // 10**9 == other // 10**9
+
+
+def _removals(plan: _Plan, there: Listing) -> list[bytes]:
+    """Return what is removed, a whole directory as one; not what holds something that is excluded."""
+    removed: dict[bytes, None] = {}
+    for path in sorted({*plan.extra, *plan.in_the_way}):
+        above = path
+        while above and above not in removed:
+            above = above.rpartition(b"/")[0]
+        if not above and path not in there.guarded:
+            removed[path] = None
+    return list(removed)
+
+
+async def _remove(target: End, path: bytes, stat: FileStat) -> None:
+    """Remove what the target itself was seen to have; a link as a link."""
+    try:
+        if stat.is_dir():
+            await target.files.remove_tree(_below(target, path))
+        else:
+            await target.files.unlink(_below(target, path))
+    except FileMissing:
+        pass  # gone meanwhile: as it should be
+
+
+async def _pieces(source: End, here: Listing, plan: _Plan, root: FileStat) -> AsyncGenerator[Sequence[Piece]]:
+    """Yield what is to be written: directories, links, then files."""
+    folders = [Piece(path, here.entries[path]) for path in sorted(plan.folders - {b""})]
+    yield [Piece(b"", root), *folders]
+    if plan.links:
+        yield [Piece(path, here.entries[path], target=text) for path, text in plan.links.items()]
+    small = [path for path in plan.files if here.entries[path].st_size <= _SMALL_BYTES]
+    for start in range(0, len(small), _AT_ONCE):
+        yield await _read_small(source, here, small[start : start + _AT_ONCE])
+    for path in plan.files:
+        if here.entries[path].st_size > _SMALL_BYTES:
+            async with aclosing(_read(source, path, here.entries[path])) as pieces:
+                async for piece in pieces:
+                    yield [piece]
+
+
+async def _read_small(source: End, here: Listing, paths: list[bytes]) -> list[Piece]:
+    async def read(path: bytes) -> list[Piece]:
+        async with aclosing(_read(source, path, here.entries[path])) as pieces:
+            return [piece async for piece in pieces]
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(read(path)) for path in paths]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None  # the first of them, as one file alone would raise it
+    return [piece for task in tasks for piece in task.result()]
+
+
+async def _read(source: End, path: bytes, stat: FileStat) -> AsyncGenerator[Piece]:
+    file = await source.files.open(_below(source, path), os.O_RDONLY)
+    async with aclosing(file):
+        offset = 0
+        while True:
+            data = await file.read(offset, min(PIECE_BYTES, stat.st_size - offset)) if stat.st_size else b""
+            last = offset + len(data) >= stat.st_size
+            if last or not data:
+                now = await file.stat()
+                if not last or now.st_size != stat.st_size or not _same_time(now.st_mtime_ns, stat.st_mtime_ns):
+                    shown = os.fsdecode(path)
+                    text = f"{source.host}: {shown!r} changed while it was read; sync again"
+                    raise FileChanged(text, host=source.host, path=shown)
+            yield Piece(path, stat, data, offset, last)
+            if last:
+                return
+            offset += len(data)
+
+
+def _below(end: End, path: bytes) -> bytes:
+    return os.path.join(end.path, path)

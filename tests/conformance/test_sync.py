@@ -1,0 +1,162 @@
+"""A directory brought up to date with another, on every kind of machine that has files."""
+
+import os
+import shutil
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import pytest
+from tests.conformance.test_files import near
+from tests.conformance.test_transfers import tree
+
+from aioremote import FileStat, LocalMachine, Machine, RemotePath, UnsafePathError
+from aioremote.transports.local_files import LocalFiles
+from aioremote.types import FileEntry
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    root = tmp_path / "source"
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "empty folder").mkdir()
+    (root / "empty").touch()
+    (root / "big").write_bytes(os.urandom(1_500_001))
+    for number in range(40):
+        (root / "deep" / f"file\n{number}").write_bytes(os.urandom(number * 37))
+    (root / "link").symlink_to("deep/er")
+    return root
+
+
+async def test_only_what_differs_travels(files_machine: Machine, far: RemotePath, source: Path, tmp_path: Path) -> None:
+    """There and back; names are exact (promise 132)."""
+    first = await files_machine.sync(source, far / "tree")
+    assert tree(near(far / "tree")) == tree(source)
+    assert (len(first.sent), first.deleted, first.unchanged) == (43, (), 0)
+    again = await files_machine.sync(source, far / "tree", delete=True)
+    assert (again.sent, again.deleted, again.unchanged, again.bytes) == ((), (), 43, 0)
+    (source / "deep" / "file\n3").write_bytes(b"another")
+    (source / "link").unlink()
+    (source / "link").symlink_to("deep")
+    (source / "new").mkdir()
+    (source / "new" / "one").write_bytes(b"1")
+    changed = await files_machine.sync(source, far / "tree")
+    assert changed.sent == ("deep/file\n3", "link", "new/one")
+    assert (changed.unchanged, changed.bytes) == (41, 8)
+    assert tree(near(far / "tree")) == tree(source)
+    back = await files_machine.sync(far / "tree", tmp_path / "back")
+    assert tree(tmp_path / "back") == tree(source)
+    assert len(back.sent) == 44
+    assert (await files_machine.sync(far / "tree", tmp_path / "back", checksum=True)).sent == ()
+    assert [path for path in os.listdir(near(far)) if path.startswith(".aioremote")] == []
+
+
+async def test_deleting(files_machine: Machine, far: RemotePath, source: Path, tmp_path: Path) -> None:
+    """Only below the target, never through links, only when asked; excluded things stay; a dry run does nothing."""
+    outside = near(far) / "outside"
+    await files_machine.upload(source, far / "outside")
+    await files_machine.sync(source, far / "tree")
+    target = far / "tree"
+    await (target / "old" / "er").mkdir(parents=True)
+    await (target / "old" / "er" / "file").write_text("x")
+    await (target / "old link").symlink_to(str(far / "outside"))
+    await (target / "deep" / "keep.log").write_text("x")
+    await (target / "logs").mkdir()
+    await (target / "logs" / "a.log").write_text("x")
+    await (target / "logs" / "a.txt").write_text("x")
+    await (target / "empty").unlink()
+    await (target / "empty").mkdir()  # a directory where a file belongs
+    await (target / "empty" / "x").write_text("x")
+    before = tree(near(target))
+    gone = ("empty", "logs/a.txt", "old", "old link")
+    dry = await files_machine.sync(source, target, delete=True, dry_run=True, exclude=["*.log"])
+    assert (dry.deleted, dry.sent, dry.dry_run) == (gone, ("empty",), True)
+    assert tree(near(target)) == before
+    report = await files_machine.sync(source, target, delete=True, exclude=["*.log"])
+    assert (report.deleted, report.sent) == (gone, ("empty",))
+    logs = {"deep/keep.log": b"x", "logs": None, "logs/a.log": b"x"}
+    assert tree(near(target)) == {**tree(source), **logs}
+    assert tree(outside) == tree(source)
+    assert "deep/keep.log" in (await files_machine.sync(target, tmp_path / "back")).sent
+    (tmp_path / "back" / "stray").touch()
+    there = await files_machine.sync(target, tmp_path / "back", delete=True, exclude=["/logs/", "!x"])
+    assert there.deleted == ("stray",)
+    assert (tmp_path / "back" / "logs" / "a.log").exists()
+
+
+async def test_content_by_checksum(files_machine: Machine, far: RemotePath, tmp_path: Path) -> None:
+    """Equal size and time hide a change, unless contents are compared."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_text("one")
+    await files_machine.sync(tmp_path / "tree", far / "tree")
+    stat = (tmp_path / "tree" / "file").stat()
+    (tmp_path / "tree" / "file").write_text("two")
+    os.utime(tmp_path / "tree" / "file", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (await files_machine.sync(tmp_path / "tree", far / "tree")).sent == ()
+    assert (await files_machine.sync(tmp_path / "tree", far / "tree", checksum=True)).sent == ("file",)
+    assert near(far / "tree" / "file").read_text() == "two"
+
+
+async def test_bad_input(files_machine: Machine, far: RemotePath, source: Path, tmp_path: Path) -> None:
+    """Said before anything is sent, with the path."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match="file"):
+        await files_machine.sync(tmp_path / "file", far / "tree")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        await files_machine.sync(tmp_path / "missing", far / "tree")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        await files_machine.sync(far / "missing", tmp_path / "back", delete=True)
+    with pytest.raises(NotADirectoryError, match="file"):
+        await files_machine.sync(far, tmp_path / "file")
+    with pytest.raises(TypeError, match="sequence"):
+        await files_machine.sync(source, far / "tree", exclude="*.log")
+    with pytest.raises(ValueError, match="pigeon"):
+        await files_machine.sync(source, far / "tree", engine="pigeon")
+    async with LocalMachine() as other:
+        with pytest.raises(ValueError, match="machine"):
+            await files_machine.sync(other.path(str(source)), tmp_path / "back")
+    assert not near(far / "tree").exists()
+
+
+class Lying(LocalFiles):
+    """Lists one more name than there is."""
+
+    def __init__(self, name: bytes) -> None:
+        super().__init__()
+        self.name = name
+
+    async def scan(self, path: bytes) -> AsyncGenerator[Sequence[FileEntry]]:
+        async for batch in super().scan(path):
+            yield batch
+        yield [FileEntry(self.name, FileStat(st_mode=0o100644, st_size=1))]
+
+
+@pytest.mark.parametrize("name", [b"..", b"../outside", b"/etc/passwd", b"a/b", b"", b"file"])
+async def test_a_lying_far_side_reaches_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: bytes) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "file").write_text("x")
+    shutil.copytree(tmp_path / "far", tmp_path / "near")
+    (tmp_path / "near" / "stray").touch()
+    (tmp_path / "outside").write_text("outside")
+    async with LocalMachine() as machine:
+
+        async def open_files(engine: str = "auto") -> LocalFiles:
+            return Lying(name)
+
+        monkeypatch.setattr(machine.transport, "open_files", open_files)
+        with pytest.raises(UnsafePathError):
+            await machine.sync(machine.path(str(tmp_path / "far")), tmp_path / "near", delete=True)
+        with pytest.raises(UnsafePathError):
+            await machine.sync(tmp_path / "near", str(tmp_path / "far"), delete=True)
+    assert (tmp_path / "outside").read_text() == "outside"
+    assert (tmp_path / "near" / "stray").exists()
+
+
+async def test_a_link_out_of_a_far_tree_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "link").symlink_to("/etc/passwd")
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "link").write_text("mine")
+    async with LocalMachine() as machine:
+        report = await machine.sync(machine.path(str(tmp_path / "far")), tmp_path / "near", delete=True)
+    assert report.skipped == (("link", "a link that leads out of the tree"),)
+    assert (tmp_path / "near" / "link").read_text() == "mine"
