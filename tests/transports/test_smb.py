@@ -224,11 +224,14 @@ def greeted_otherwise(frame: bytes) -> bytes:
     return frame
 
 
-@pytest.mark.parametrize("tamper", [plain, flipped, greeted_otherwise])
-async def test_what_is_tampered_with_is_refused(pipe: Samba, tamper: Tamper) -> None:
+@pytest.mark.parametrize(
+    ("tamper", "because"),
+    [(plain, "not encrypted"), (flipped, "InvalidTag"), (greeted_otherwise, "pipe")],
+)
+async def test_what_is_tampered_with_is_refused(pipe: Samba, tamper: Tamper, because: str) -> None:
     async with tampering(pipe, tamper) as port:
         machine = to(pipe, port=port)
-        with pytest.raises(ConnectError):
+        with pytest.raises(ConnectError, match=because):
             await machine.connect()
         await machine.aclose()
 
