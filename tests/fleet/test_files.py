@@ -48,15 +48,12 @@ async def test_a_missing_source_is_each_hosts_outcome(fleet: Fleet, tmp_path: Pa
     assert len(report.failed) == 3
 
 
-async def test_no_host_leaves_the_folder(tmp_path: Path) -> None:
+async def test_a_machines_folder_has_its_address(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"1")
-    machine = LocalMachine()
-    machine.host = ".."
-    async with machine, Fleet([machine]) as fleet:
+    async with LocalMachine() as machine, Fleet([machine]) as fleet:
         report = await fleet.download(str(tmp_path / "source"), tmp_path / "got")
     report.raise_for_failures()
-    (folder,) = (tmp_path / "got").iterdir()
-    assert (folder / "source").read_bytes() == b"1"
+    assert (tmp_path / "got" / "local:" / "source").read_bytes() == b"1"
 
 
 async def test_an_unknown_keyword_starts_nothing(fleet: Fleet, tmp_path: Path) -> None:
