@@ -7,12 +7,14 @@ many at once is `window`, what comes of it is `report`. Most of it is the contra
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, cast
+from urllib.parse import quote
 
 from aioremote._core.deadline import Deadline, check_seconds
 from aioremote._core.lifetime import Owner
@@ -37,9 +39,9 @@ from aioremote.types import Line, Result
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from aioremote.types import Terminal
+    from aioremote.types import Terminal, TransferReport
 
-__all__ = ["CommandKeywords", "Fleet", "FleetLines", "FleetStream", "RunKeywords"]
+__all__ = ["CommandKeywords", "Fleet", "FleetLines", "FleetStream", "RunKeywords", "TransferKeywords"]
 
 T = TypeVar("T")
 _CLOSERS = 50  # machines closed at once at the end
@@ -62,6 +64,16 @@ class RunKeywords(CommandKeywords, total=False):
 
     input: str | bytes | None
     max_output_bytes: int | None
+
+
+class TransferKeywords(TypedDict, total=False):
+    """What `Fleet.download` passes on, as `Machine.download` takes it."""
+
+    overwrite: bool
+    preserve: bool
+    preserve_special: bool
+    durable: bool
+    engine: str
 
 
 class FleetStream(ItemStream[Outcome[T]]):
@@ -216,6 +228,67 @@ class Fleet:
         what still runs. A slow consumer holds the window back.
         """
         return self._stream(partial(self._visit_all, _mapped(function, timeout, connect=connect), fail_fast=fail_fast))
+
+    async def call(
+        self,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        fail_fast: bool = False,
+    ) -> Report[Any]:
+        """Call a function in the Python of every host and report the results.
+
+        Args:
+            function: as in ``machine.python.call``; it travels as source.
+            args: what pickles.
+            timeout: seconds a host, as in `map`.
+            fail_fast: as in `run`.
+
+        Cancellation: the functions are interrupted, as in ``machine.python.call``.
+        """
+        return await self.map(
+            lambda machine: machine.python.call(function, *args), timeout=timeout, connect=True, fail_fast=fail_fast
+        )
+
+    async def download(
+        self,
+        src: str,
+        dst: str | os.PathLike[str],
+        *,
+        timeout: float | None = None,
+        fail_fast: bool = False,
+        **keywords: Unpack[TransferKeywords],
+    ) -> Report[TransferReport]:
+        """Bring the same file or tree of every host to ``dst/HOST/NAME`` on this side.
+
+        Args:
+            src: far path, as in `Machine.download`.
+            dst: near directory; made where missing. HOST is the host as given, percent-encoded where it is no name.
+            timeout: seconds a host, as in `map`.
+            fail_fast: as in `run`.
+            keywords: ``overwrite``, ``preserve``, ``preserve_special``, ``durable``, ``engine``, as in
+                `Machine.download`.
+
+        Raises:
+            ValueError, TypeError: arguments that cannot be passed; nothing was started.
+
+        Cancellation: files are old or new; no temporary file is left.
+        """
+        if unknown := keywords.keys() - TransferKeywords.__optional_keys__:
+            raise TypeError(f"unexpected keyword argument {', '.join(sorted(unknown))}")
+        check_seconds(timeout)
+
+        async def work(target: Target[Machine], machine: Machine) -> TransferReport:
+            folder = os.path.join(dst, _folder_name(target.key))
+
+            async def bring(machine: Machine) -> TransferReport:
+                await asyncio.to_thread(os.makedirs, folder, exist_ok=True)
+                return await machine.download(src, os.path.join(folder, ""), **keywords)
+
+            return await _call(bring, machine, timeout, connect=True)
+
+        return await self._report(partial(self._visit_all, work, fail_fast=fail_fast))
 
     def lines(
         self,
@@ -373,6 +446,12 @@ async def _attempt(
     else:
         outcome = Outcome[T].of_value(target.key, target.index, value=value)
     return replace(outcome, elapsed=loop.time() - began)
+
+
+def _folder_name(host: str) -> str:
+    """Return a name for a host's directory that stays below its parent, another for each host."""
+    name = quote(host, safe="@:[]", errors="surrogateescape")
+    return name.replace(".", "%2E") if name in {".", ".."} else name
 
 
 def _mapped(
