@@ -1,4 +1,4 @@
-"""`Fleet.download` and `Fleet.call` against embedded servers."""
+"""`Fleet.upload`, `Fleet.download` and `Fleet.call` against embedded servers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -40,6 +40,21 @@ async def test_a_download_has_a_folder_a_host(fleet: Fleet, tmp_path: Path) -> N
     report.raise_for_failures()
     assert sorted(path.name for path in (tmp_path / "got").iterdir()) == sorted(report)
     assert [(tmp_path / "got" / host / "source").read_bytes() for host in report] == [b"\0data"] * 3
+
+
+async def test_an_upload_reaches_every_host_that_can_take_it(fleet: Fleet, tmp_path: Path) -> None:
+    """Every host of this server has the same files: the last one wins, and each says that it has it."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a").write_bytes(b"\0a")
+    report = await fleet.upload(tmp_path / "tree", str(tmp_path / "up"), timeout=60)
+    report.raise_for_failures()
+    assert [(done.files, done.bytes) for done in report.values()] == [(1, 2)] * 3
+    assert (tmp_path / "up" / "a").read_bytes() == b"\0a"
+    refused = await fleet.upload(tmp_path / "tree", "/dev/null/up")
+    assert len(refused.failed) == 3
+    async with LocalMachine() as machine, Fleet([machine]) as near:
+        (await near.upload(tmp_path / "tree" / "a", str(tmp_path / "b"))).raise_for_failures()
+    assert (tmp_path / "b").read_bytes() == b"\0a"
 
 
 async def test_a_missing_source_is_each_hosts_outcome(fleet: Fleet, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class RunKeywords(CommandKeywords, total=False):
 
 
 class TransferKeywords(TypedDict, total=False):
-    """What `Fleet.download` passes on, as `Machine.download` takes it."""
+    """What `Fleet.upload` and `Fleet.download` pass on, as `Machine.upload` takes it."""
 
     overwrite: bool
     preserve: bool
@@ -251,6 +251,37 @@ class Fleet:
             lambda machine: machine.python.call(function, *args), timeout=timeout, connect=True, fail_fast=fail_fast
         )
 
+    async def upload(
+        self,
+        src: str | os.PathLike[str],
+        dst: str,
+        *,
+        timeout: float | None = None,
+        fail_fast: bool = False,
+        **keywords: Unpack[TransferKeywords],
+    ) -> Report[TransferReport]:
+        """Bring a near file or tree to every host. Each host reads the source by itself, as `Machine.upload` does.
+
+        Args:
+            src: near path.
+            dst: far path, the same on every host, as in `Machine.upload`.
+            timeout, fail_fast, keywords: as in `download`.
+
+        Raises:
+            ValueError, TypeError: arguments that cannot be passed; nothing was started.
+
+        Cancellation: files are old or new; no temporary file is left.
+        """
+        _check_transfer(keywords, timeout)
+
+        async def bring(machine: Machine) -> TransferReport:
+            return await machine.upload(src, dst, **keywords)
+
+        async def work(target: Target[Machine], machine: Machine) -> TransferReport:
+            return await _call(bring, machine, timeout, connect=True)
+
+        return await self._report(partial(self._visit_all, work, fail_fast=fail_fast))
+
     async def download(
         self,
         src: str,
@@ -275,9 +306,7 @@ class Fleet:
 
         Cancellation: files are old or new; no temporary file is left.
         """
-        if unknown := keywords.keys() - TransferKeywords.__optional_keys__:
-            raise TypeError(f"unexpected keyword argument {', '.join(sorted(unknown))}")
-        check_seconds(timeout)
+        _check_transfer(keywords, timeout)
 
         async def work(target: Target[Machine], machine: Machine) -> TransferReport:
             folder = os.path.join(dst, _folder_name(target.key))
@@ -446,6 +475,13 @@ async def _attempt(
     else:
         outcome = Outcome[T].of_value(target.key, target.index, value=value)
     return replace(outcome, elapsed=loop.time() - began)
+
+
+def _check_transfer(keywords: TransferKeywords, timeout: float | None) -> None:
+    """Judge what cannot be passed, before anything is started."""
+    if unknown := keywords.keys() - TransferKeywords.__optional_keys__:
+        raise TypeError(f"unexpected keyword argument {', '.join(sorted(unknown))}")
+    check_seconds(timeout)
 
 
 def _folder_name(host: str) -> str:
