@@ -46,8 +46,8 @@ class Daemon:
 
     def __init__(self, config: DaemonConfig) -> None:
         self.config = config
-        self.port = 0
-        self.sessions = 0
+        self.port: int = 0
+        self.sessions: int = 0
         self._unix = config.listen.startswith("/")
         self._tls: ssl.SSLContext | None = None
         self._authorized: frozenset[str] = frozenset()

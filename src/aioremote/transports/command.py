@@ -14,7 +14,7 @@ from aioremote.errors import BootstrapError
 from aioremote.transports.linked import LinkedTransport
 from aioremote.transports.views import add_view, close_views
 from aioremote.transports.within import Joins, WithinTransport, check_prefix, shown_prefix
-from aioremote.types import Address
+from aioremote.types import Address, Capability
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream, Listener
@@ -58,13 +58,13 @@ class CommandTransport(LinkedTransport):
         address = _address(inner.address, check_prefix(prefix), owns_inner=owns_inner)
         self._within = WithinTransport(inner, prefix, joins=joins, address=address)
         super().__init__(self._within, keepalive=keepalive, keepalive_count=keepalive_count)
-        self.host = self._within.host
+        self.host: str = self._within.host
         self._inner = inner
         self._owns_inner = owns_inner
         self._outpost = outpost
         self._plain = outpost == "never"
         if self._plain:
-            self.capabilities = self._within.capabilities
+            self._be_plain()
         if not owns_inner:
             add_view(inner, self)
 
@@ -79,6 +79,10 @@ class CommandTransport(LinkedTransport):
         self._check_open()
         await self._within.connect()
 
+    def _be_plain(self) -> None:
+        self._plain = True
+        self.capabilities: frozenset[Capability] = self._within.capabilities
+
     async def _is_plain(self) -> bool:
         """Bring the outpost up, or find out that there is none to be had."""
         if not self._plain:
@@ -87,7 +91,7 @@ class CommandTransport(LinkedTransport):
             except BootstrapError:
                 if self._outpost == "always":
                     raise
-                self._plain, self.capabilities = True, self._within.capabilities
+                self._be_plain()
         return self._plain
 
     async def start_process(self, spec: ProcessSpec) -> FarProcess:

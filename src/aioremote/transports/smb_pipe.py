@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from smbprotocol.connection import Connection, Dialects
 from smbprotocol.exceptions import (
@@ -58,8 +58,8 @@ class Login:
     """Who logs in; its repr has no password."""
 
     def __init__(self, username: str, password: str, domain: str) -> None:
-        self.name = f"{domain}\\{username}" if domain else username
-        self.password = password
+        self.name: str = f"{domain}\\{username}" if domain else username
+        self.password: str = password
 
     def __repr__(self) -> str:
         return f"Login({self.name!r})"
@@ -74,8 +74,8 @@ class _Road:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._lock = threading.Lock()
-        self.connected = True
-        self.sealed = False
+        self.connected: bool = True
+        self.sealed: bool = False
 
     def connect(self) -> None:
         """Do nothing: it is."""
@@ -128,17 +128,30 @@ class _Requests(dict[int, Any]):
         return list(super().values())
 
 
-class _Connection(Connection):  # type: ignore[misc]  # the library has no types
+if TYPE_CHECKING:
+
+    class _Library:
+        """What is used of the library's connection, which has no types."""
+
+        def __init__(self, *args: Any, **keywords: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+        def receive(self, *args: Any, **keywords: Any) -> Any: ...
+
+else:
+    _Library = Connection
+
+
+class _Connection(_Library):
     """The library's connection, on a road of ours."""
 
     def __init__(self, host: str, port: int, road: _Road) -> None:
         self._road = road
         super().__init__(uuid.uuid4(), host, port, require_signing=True)
-        self.outstanding_requests = _Requests()
+        self.outstanding_requests: dict[int, Any] = _Requests()
         self._last_reply: Any = None  # Any: a structure of the library
 
     def receive(self, *args: Any, **keywords: Any) -> Any:  # Any: the library's signature
-        self._last_reply = cast(Any, super()).receive(*args, **keywords)
+        self._last_reply = super().receive(*args, **keywords)
         return self._last_reply
 
     def check_login(self, session_id: int) -> None:
@@ -147,7 +160,7 @@ class _Connection(Connection):  # type: ignore[misc]  # the library has no types
         With encryption the library leaves that out, and would take one that is unsigned or was changed.
         Source: MS-SMB2 3.2.5.3.1, for dialect 3.1.1.
         """
-        cast(Any, self).verify_signature(self._last_reply, session_id, force=True)
+        self.verify_signature(self._last_reply, session_id, force=True)
 
     @property
     def transport(self) -> _Road:

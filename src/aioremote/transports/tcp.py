@@ -134,7 +134,8 @@ class DaemonEnd(asyncio.Protocol, FarProcess):
     def __init__(self) -> None:
         self.pid: int | None = None
         self.status: ExitStatus | None = None
-        self.output_held, self.noise = False, b""
+        self.output_held: bool = False
+        self.noise: bytes = b""
         self.version: tuple[int, int, int] = (0, 0, 0)
         self.stdin: ByteSendStream = FarInput(self)  # pyright: ignore[reportIncompatibleVariableOverride]
         self._feed = Feed(self._hold)

@@ -86,7 +86,7 @@ class WithinTransport(EnteredTransport):
         self._joins: Joins = joins
         capabilities = (_CAPABILITIES & inner.capabilities) | {Capability.FILES}
         super().__init__(inner, address=address, capabilities=capabilities, whose=f"within {shown_prefix(prefix)}")
-        self.host = shown_prefix(prefix) if inner.address.scheme == "local" else self.host
+        self.host: str = shown_prefix(prefix) if inner.address.scheme == "local" else self.host
 
     def _make_door(self) -> Door:
         return _PrefixDoor(self, self._inner, self._prefix, self._joins)
