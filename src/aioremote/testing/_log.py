@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 __all__ = ["ServerLog"]
 
-MAX_LINES = 20_000
+MAX_LINES = 200_000
 
 
 class ServerLog:

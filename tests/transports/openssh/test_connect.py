@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -195,10 +196,11 @@ async def test_a_socket_without_a_master(tmp_path: Path) -> None:
         await OpenSshMachine.attach(tmp_path / "none").connect()
 
 
-async def test_nothing_is_left_of_a_master(make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    async with make() as machine:
-        (directory,) = tmp_path.iterdir()
-        assert directory.stat().st_mode & 0o777 == 0o700
-        await machine.run("true")
-    assert not list(tmp_path.iterdir())
+async def test_nothing_is_left_of_a_master(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short, as the path of a socket has to be
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        async with make() as machine:
+            (directory,) = Path(folder).iterdir()
+            assert directory.stat().st_mode & 0o777 == 0o700
+            await machine.run("true")
+        assert not list(Path(folder).iterdir())
