@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
@@ -22,6 +23,9 @@ IN_SITE_PACKAGES = (
     "where = pathlib.Path(aioremote.__file__).resolve(); home = pathlib.Path(sysconfig.get_path('purelib')).resolve();"
     "assert where.is_relative_to(home), f'{where} is not the installed wheel'"
 )
+
+CONFORMANCE = "tests/conformance"
+SIDE_BY_SIDE = ("--numprocesses=4",)
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "virtualenv"
@@ -79,8 +83,28 @@ def _install_wheel(session: nox.Session, extras: str, *groups: str) -> None:
 
 
 def _suite(session: nox.Session, *args: str, **env: str) -> None:
+    """Run what is chosen, or all: the conformance suite side by side, as it mostly waits, then one by one the rest."""
     _install_wheel(session, EXTRAS, "tests")
-    session.run("python", "-m", "pytest", *args, *session.posargs, env={"PYTHONPATH": "", **env})
+    if session.posargs:
+        _pytest(session, *args, *session.posargs, **env)
+        return
+    failures: list[CommandFailed] = []
+    for part in [(CONFORMANCE, *SIDE_BY_SIDE), (f"--ignore={CONFORMANCE}",)]:
+        try:
+            _pytest(session, *part, *args, **env)
+        except CommandFailed as failed:  # what the other part finds is told in the same run
+            failures.append(failed)
+    if failures:
+        raise failures[0]
+
+
+def _chosen(session: nox.Session, *args: str, **env: str) -> None:
+    _install_wheel(session, EXTRAS, "tests")
+    _pytest(session, *args, *session.posargs, **env)
+
+
+def _pytest(session: nox.Session, *args: str, **env: str) -> None:
+    session.run("python", "-m", "pytest", *args, env={"PYTHONPATH": "", **env})
 
 
 @nox.session
@@ -132,7 +156,7 @@ def matrix(session: nox.Session) -> None:
 @nox.session
 def floor(session: nox.Session) -> None:
     """Run what is shipped on every far Python, from 3.6 on; one that is missing is a failure."""
-    _suite(session, "tests/outpost")
+    _chosen(session, "tests/outpost")
 
 
 @nox.session
@@ -157,7 +181,7 @@ def eager(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Run the property tests alone, with many more examples."""
-    _suite(session, "-m", "hypothesis", "--hypothesis-profile=fuzz", "--timeout=3600")
+    _chosen(session, "-m", "hypothesis", "--hypothesis-profile=fuzz", "--timeout=3600")
 
 
 @nox.session

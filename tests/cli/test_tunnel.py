@@ -243,3 +243,26 @@ def test_a_port_out_of_range() -> None:
 def test_the_words_of_a_proxy() -> None:
     assert read_socks("1080") == Forward("socks", Endpoint("localhost", 1080), None)
     assert read_socks("[::1]:1080") == Forward("socks", Endpoint("::1", 1080), None)
+
+
+def test_a_host_of_another_road(cli: Cli, echo: int) -> None:
+    """A host is any address: here a program, behind whose Python connections go on."""
+    process = cli.start("tunnel", "--config", "none", "--allow-exec", "exec:env", f"0:127.0.0.1:{echo}")
+    assert process.stdout is not None
+    line = process.stdout.readline().decode()
+    assert " -> exec:env -> " in line, line
+    assert line.endswith(": open\n")
+    assert say(port_of(line.split()[0])) == b"hello"
+    process.send_signal(signal.SIGINT)
+    assert b" closed after 1 connection" in process.communicate(timeout=PATIENCE)[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [("web[1-3]", "'web[1-3]' names 3 hosts"), ("exec:sh", "--allow-exec"), ("what://x", "what"), ("-oX", "-oX")],
+)
+def test_a_host_that_cannot_be_used_starts_nothing(cli: Cli, host: str, told: str) -> None:
+    shown = cli("tunnel", *cli.ssh, "--", host, "0:127.0.0.1:80")
+    assert shown.returncode == 2
+    assert told in shown.stderr.decode()
+    assert shown.stdout == b""

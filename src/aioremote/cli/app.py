@@ -162,7 +162,7 @@ def _run(argv: Sequence[str], params: dict[str, Any]) -> int:
 @options(*SSH_OPTIONS, *TUNNEL_OPTIONS)
 @click.pass_context
 def tunnel_command(ctx: click.Context, /, **params: Any) -> int:
-    """Carry connections through HOST until Ctrl-C.
+    """Carry connections through HOST until Ctrl-C. HOST is a name or any address, as openssh://web1.
 
     SPEC is as behind ssh's -L: LPORT:DHOST:DPORT listens here and goes on from HOST; LPORT:DPORT leads to HOST itself.
     LHOST: in front listens elsewhere than on loopback (* for all addresses), [::1] is an IPv6 address, a path in the
@@ -170,8 +170,8 @@ def tunnel_command(ctx: click.Context, /, **params: Any) -> int:
 
     All tunnels are open, or none is. On a terminal a table counts, elsewhere each change of a state is a line.
     """
-    from aioremote._core.names import parse_host
     from aioremote.cli.forwards import read_forward, read_socks
+    from aioremote.cli.hosts import read_host_word
     from aioremote.cli.tunnels import TunnelRequest, run_tunnels
 
     forwards = [read_forward(word, reverse=params["all_reverse"]) for word in params["specs"]]
@@ -180,9 +180,8 @@ def tunnel_command(ctx: click.Context, /, **params: Any) -> int:
     forwards += [read_socks(word) for word in params["socks"]]
     if not forwards:
         raise click.UsageError("no tunnel is given: aioremote tunnel web1 5433:db:5432", ctx)
-    host = parse_host(params["host"])
     request = TunnelRequest(
-        host=host,
+        host=read_host_word(params["host"], allow_exec=params["allow_exec"]),
         forwards=forwards,
         ssh=ssh_keywords(params),
         reconnect=params["reconnect"],

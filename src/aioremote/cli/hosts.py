@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from aioremote.errors import AddressError
 from aioremote.fleet.hosts import HostSource, with_patterns
 from aioremote.machine import Machine
 
-__all__ = ["Hosts", "read_hosts_word"]
+__all__ = ["Hosts", "read_host_word", "read_hosts_word"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +49,20 @@ def read_hosts_word(word: str, config: str | None, *, allow_exec: bool = False) 
     source: HostSource[Machine] = HostSource(given, allow_exec=allow_exec)
     total = source.total
     return Hosts(given, total if total is not None else sum(1 for _ in source), allow_exec)
+
+
+def read_host_word(word: str, *, allow_exec: bool = False) -> str:
+    """Read a word that names one host, and return it.
+
+    Args:
+        word: a name or an address.
+        allow_exec: as for `Fleet`.
+
+    Raises:
+        AddressError: a host that cannot be used, or several.
+        ValueError: no host.
+    """
+    hosts = read_hosts_word(word, None, allow_exec=allow_exec)
+    if hosts.total != 1:
+        raise AddressError(f"{word!r} names {hosts.total} hosts; here it is one", host=word)
+    return next(iter(hosts))

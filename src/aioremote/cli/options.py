@@ -109,6 +109,9 @@ SSH_OPTIONS: tuple[Callable[[Any], Any], ...] = (  # Any: whatever a decorator o
         help="For connecting to one host.",
     ),
 )
+_ALLOW_EXEC = click.option(
+    "--allow-exec", is_flag=True, help="Take hosts of scheme exec:, which run programs on this machine."
+)
 RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--limit",
@@ -128,7 +131,7 @@ RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--fail-fast", is_flag=True, help="End everything at the first host's trouble."),
     click.option("--gather", is_flag=True, help="Show equal outputs once, below the names of their hosts."),
     click.option("--json", "as_json", is_flag=True, help="Write one JSON document for each host, one a line."),
-    click.option("--allow-exec", is_flag=True, help="Take hosts of scheme exec:, which run programs on this machine."),
+    _ALLOW_EXEC,
     click.option("--raw", is_flag=True, help="Let control characters through to the terminal."),
 )
 TUNNEL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
@@ -146,6 +149,7 @@ TUNNEL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--reconnect", is_flag=True, help="Bring a lost connection back, with the tunnels on the same ports."),
     click.option("--json", "as_json", is_flag=True, help="Write one JSON document for each change of a state."),
+    _ALLOW_EXEC,
 )
 
 

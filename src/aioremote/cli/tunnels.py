@@ -7,19 +7,19 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aioremote.addresses import connect, fitting_keywords, parse_address, scheme_of
 from aioremote.cli.gauges import Gauges, JsonGauges, LiveGauges
 from aioremote.cli.outcomes import error_line, error_status
 from aioremote.cli.progress import can_be_live
 from aioremote.cli.screen import Screen
 from aioremote.errors import RemoteError
-from aioremote.machines import SshMachine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioremote._core.names import HostName
     from aioremote.cli.forwards import Forward
     from aioremote.cli.interrupt import Interrupt
+    from aioremote.machine import Machine
     from aioremote.machines import SshKeywords
     from aioremote.tunnels.tunnel import Tunnel
 
@@ -33,14 +33,14 @@ class TunnelRequest:
     """What was asked for on the command line.
 
     Attributes:
-        host: where; its own user and port win over those of `ssh`.
+        host: where, a name or an address; its own user and port win over those of `ssh`.
         forwards: the tunnels.
-        ssh: keywords of `SshMachine`.
+        ssh: keywords of `SshMachine`, of which a machine of another kind takes those that it has too.
         reconnect: whether a lost link is brought back.
         as_json: whether states are told as JSON documents, one a line.
     """
 
-    host: HostName
+    host: str
     forwards: Sequence[Forward]
     ssh: SshKeywords
     reconnect: bool = False
@@ -51,7 +51,7 @@ async def run_tunnels(request: TunnelRequest, interrupt: Interrupt) -> int:
     """Keep the tunnels open until they are lost or interrupted, and return the exit status."""
     async with Screen(interrupt) as screen:
         kind = JsonGauges if request.as_json else LiveGauges if can_be_live() else Gauges
-        gauges = kind(screen, request.host.host)
+        gauges = kind(screen, parse_address(request.host).host or request.host)
         interrupt.on_abort.append(gauges.settle)
         try:
             await _keep_open(request, gauges)
@@ -95,13 +95,8 @@ async def _follow_all(tunnels: Sequence[Tunnel], gauges: Gauges) -> None:
         raise errors.exceptions[0] from None
 
 
-def _machine(request: TunnelRequest) -> SshMachine:
-    keywords, host = request.ssh.copy(), request.host
-    if host.user is not None:
-        keywords["user"] = host.user
-    if host.port is not None:
-        keywords["port"] = host.port
-    return SshMachine(host.host, **keywords)
+def _machine(request: TunnelRequest) -> Machine:
+    return connect(request.host, **fitting_keywords(scheme_of(request.host) or "ssh", request.ssh))
 
 
 async def _tick(gauges: Gauges) -> None:
