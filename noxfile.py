@@ -25,7 +25,7 @@ IN_SITE_PACKAGES = (
 )
 
 CONFORMANCE = "tests/conformance"
-SIDE_BY_SIDE = ("--numprocesses=4",)
+SIDE_BY_SIDE = ("--numprocesses=4", "--timeout=180")
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "virtualenv"

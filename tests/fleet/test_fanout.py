@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
+from tests.pace import gone
 
 from aioremote import (
     AddressError,
@@ -98,13 +99,6 @@ async def read_into(items: list[T], stream: AsyncIterator[T]) -> None:
     """Read to the end, or to the error."""
     async for item in stream:
         items.append(item)  # noqa: PERF401  # what comes before the error counts
-
-
-async def gone(mark: str, *, within: float) -> None:
-    """Wait until no far process is left; the bound is a promise's, and a little for the check itself."""
-    began = time.monotonic()
-    await until(lambda: not marked_processes(mark), seconds=10)
-    assert time.monotonic() - began < within
 
 
 # --- a large fleet with troubles --------------------------------------------------------------------------------------

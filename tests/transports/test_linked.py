@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.outpost.links import FLOOR, python_path, resident_bytes
+from tests.pace import gone
 
 from aioremote import (
     ClosedError,
@@ -98,11 +99,6 @@ def over(server: Sshd, **keywords: object) -> SshMachine:
 @pytest.fixture
 def mark() -> str:
     return f"aioremote-mark-{secrets.token_hex(6)}"
-
-
-async def gone(mark: str, *, within: float) -> None:
-    """Wait until no marked process is left, so many seconds and what looking costs."""
-    await until(lambda: not marked_processes(mark), seconds=within + 1)
 
 
 @pytest.mark.parametrize("version", FLOOR)

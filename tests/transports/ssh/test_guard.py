@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from tests.pace import gone
 from tests.transports.ssh.conftest import MachineMaker
 
 from aioremote import CommandTimeout, RemoteError, Result, SshMachine
@@ -268,14 +269,6 @@ async def test_a_signal_is_passed_on(tmp_path: Path) -> None:
 @pytest.fixture(params=["root", "user"])
 def login(request: pytest.FixtureRequest, aioremote_user: TestUser) -> str:
     return "root" if request.param == "root" else aioremote_user.name
-
-
-async def gone(mark: str, *, within: float = 1.0) -> None:
-    began = time.monotonic()
-    with contextlib.suppress(AssertionError):
-        await until(lambda: not marked_processes(mark), seconds=within + 5)
-    assert not marked_processes(mark)
-    assert time.monotonic() - began < within
 
 
 async def lost(call: asyncio.Task[Result]) -> None:

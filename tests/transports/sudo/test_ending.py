@@ -1,11 +1,11 @@
 """Another user's processes are ended like one's own: cancelled, timed out, closed, or with the link lost."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from tests.pace import gone
 from tests.transports.sudo.conftest import PASSWORD, Login
 
 from aioremote import CommandKilled, CommandTimeout, ConnectionLost, HostKeys
@@ -32,18 +32,6 @@ async def link(aioremote_sshd: Sshd) -> AsyncIterator[TcpProxy]:
 @pytest.fixture
 def pinned(aioremote_sshd: Sshd) -> HostKeys:
     return HostKeys.pinned(aioremote_sshd.host_key_fingerprint)
-
-
-async def gone(mark: str, *, within: float = 1.0) -> None:
-    """Promise 117: one second, and what looking for the processes costs itself on a busy machine."""
-    began, looks = time.monotonic(), 1
-    while marked_processes(mark):
-        looks += 1
-        assert time.monotonic() - began < 20
-        await asyncio.sleep(0.01)
-    took, began = time.monotonic() - began, time.monotonic()
-    marked_processes(mark)
-    assert took < within + looks * (time.monotonic() - began)
 
 
 @pytest.mark.parametrize("target", TARGETS)
