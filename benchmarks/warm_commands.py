@@ -49,7 +49,7 @@ def ours(
     site: Site,
     commands: int,
     at_once: int,
-    outpost: Literal["auto", "always", "never"] = "never",
+    outpost: Literal["auto", "always", "never"] = "auto",
     native: bool = False,
 ) -> Measured:
     """Run from many tasks at once on one machine; what the server allows is for it to find out."""
@@ -162,6 +162,7 @@ def run(run: Run) -> Answer:
         note = "MaxSessions raised"
         entries = [
             Entry("aioremote", ours, default, load, note="default MaxSessions"),
+            Entry("aioremote, channels alone", ours, default, {**load, "outpost": "never"}, note="default MaxSessions"),
             Entry("asyncssh", asyncssh, raised, load, note=note),
             Entry("parallel-ssh", parallel_ssh, raised, load, note=f"{note}, no host key check, opens in turn"),
             Entry("ControlMaster", control_master, raised, load, note=note),
