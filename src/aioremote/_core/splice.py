@@ -22,7 +22,7 @@ from aioremote.errors import RemoteError
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
-__all__ = ["Pumped", "Relay", "Sink", "Spliceable"]
+__all__ = ["Pumped", "Relay", "Sink", "Spliceable", "SplicingListener"]
 
 
 class Sink(Protocol):
@@ -71,6 +71,14 @@ class Spliceable(abc.ABC):
     @abc.abstractmethod
     def abort(self) -> None:
         """Close at once."""
+
+
+class SplicingListener(abc.ABC):
+    """A listener that can do without a task for each connection."""
+
+    @abc.abstractmethod
+    async def give(self, take: Callable[[Spliceable], None]) -> None:
+        """Call `take` with each connection, who has to close it, until nothing listens any more."""
 
 
 class _Way:

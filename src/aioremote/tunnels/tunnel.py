@@ -17,7 +17,7 @@ from anyio.abc import SocketAttribute
 
 from aioremote._core.backoff import may_pass, pauses
 from aioremote._core.lifetime import Owner, bounded_cleanup
-from aioremote._core.splice import Pumped, Relay, Spliceable
+from aioremote._core.splice import Pumped, Relay, Spliceable, SplicingListener
 from aioremote.errors import ConnectError, ConnectionLost, RemoteError, TunnelError
 from aioremote.tunnels.checks import check_target
 from aioremote.tunnels.sockets import NearListener, NearSocket, connect_near, resolve_near
@@ -68,7 +68,7 @@ class Tunnel:
         self._reconnect = reconnect
         self._owner: Owner | None = None
         self._relays: set[Relay] = set()
-        self._pending: set[NearSocket] = set()
+        self._pending: set[Spliceable] = set()
         self._near_listener: NearListener | None = None
         self._far_listener: Listener[ByteStream] | None = None
         self._changed: asyncio.Event | None = None
@@ -171,8 +171,8 @@ class Tunnel:
         if self._near_listener is not None:
             self._near_listener.close()
             self._near_listener = None
-        for near in list(self._pending):
-            near.abort()
+        for waiting in list(self._pending):
+            waiting.abort()
         for relay in list(self._relays):
             relay.abort()
         try:
@@ -245,7 +245,7 @@ class Tunnel:
             near.put(said.reply(None))
         await self._join(near, stream, said.rest if said is not None else b"")
 
-    async def _join(self, near: NearSocket, stream: ByteStream, first: bytes = b"") -> Relay:
+    async def _join(self, near: NearSocket, stream: ByteStream | Spliceable, first: bytes = b"") -> Relay:
         """Let the two streams be one connection; returns at its end, or earlier where no task is needed for it."""
         far = stream if isinstance(stream, Spliceable) else Pumped(stream)
         relay = Relay(near, far, sent=self._count_sent, received=self._count_received, done=self._relays.discard)
@@ -267,18 +267,41 @@ class Tunnel:
 
     async def _serve_far(self, listener: Listener[ByteStream]) -> None:
         with suppress(RemoteError, anyio.ClosedResourceError):
-            await listener.serve(self._carry_back)
+            await (listener.give(self._take) if isinstance(listener, SplicingListener) else listener.serve(self._serve))
 
-    async def _carry_back(self, stream: ByteStream) -> None:
+    async def _serve(self, stream: ByteStream) -> None:
+        near = await self._reach()
+        if near is None:
+            await anyio.aclose_forcefully(stream)
+        else:
+            await (await self._join(near, stream)).wait_closed()
+
+    def _take(self, stream: Spliceable) -> None:
+        assert self._owner is not None
+        self._pending.add(stream)
+        self._owner.spawn(self._carry_back(stream), "connection")
+
+    async def _carry_back(self, stream: Spliceable) -> None:
         try:
-            near = await connect_near(self._near)
+            near = await self._reach()
+        except BaseException:
+            stream.abort()
+            raise
+        finally:
+            self._pending.discard(stream)
+        if near is None:
+            stream.abort()
+        else:
+            await self._join(near, stream)
+
+    async def _reach(self) -> NearSocket | None:
+        """Return a connection to the near end; None where it is refused."""
+        try:
+            return await connect_near(self._near)
         except OSError as error:
             self.refused += 1
             self.last_error = error
-            await anyio.aclose_forcefully(stream)
-            return
-        relay = await self._join(near, stream)
-        await relay.wait_closed()
+            return None
 
     # supervision
 

@@ -13,7 +13,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_RESOURCE_SHORTAGE
 
 from aioremote._core.lifetime import bounded_cleanup
-from aioremote._core.splice import Sink, Spliceable
+from aioremote._core.splice import Sink, Spliceable, SplicingListener
 from aioremote._core.streams import Feed, StreamAttribute
 from aioremote.errors import BusyError, TunnelError, TunnelRefused
 from aioremote.transports.ssh.channels import Channel, adopt_stream, open_forward
@@ -211,13 +211,14 @@ def _raise_tunnel_error(link: Link, error: BaseException, what: str) -> NoReturn
     raise error
 
 
-class _FarListener(Listener[ByteStream]):
+class _FarListener(Listener[ByteStream], SplicingListener):
     """Connections that the far side accepts."""
 
     def __init__(self, link: Link, bind: Endpoint) -> None:
         self._link = link
         self.bind = bind
         self._streams, self._accepted = anyio.create_memory_object_stream[ChannelStream](_WAITING_CONNECTIONS)
+        self._take: Callable[[Spliceable], None] | None = None
         self._listener: Any = None  # Any: asyncssh's SSHListener
         self._closed = False
 
@@ -239,6 +240,9 @@ class _FarListener(Listener[ByteStream]):
     def accept(self, host: str = "", port: int = 0) -> ChannelStream:
         """Take a connection (asyncssh calls this); one too many is refused."""
         stream = ChannelStream(self._link, Endpoint(host, port, self.bind.path))
+        if self._take is not None and not self._closed:
+            self._take(stream)
+            return stream
         try:
             self._streams.send_nowait(stream)
         except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -260,6 +264,11 @@ class _FarListener(Listener[ByteStream]):
             if self._closed:
                 raise anyio.ClosedResourceError
             raise self._link.lost("unknown")
+
+    async def give(self, take: Callable[[Spliceable], None]) -> None:
+        self._take = take
+        async for stream in self._accepted:
+            take(stream)
 
     def discard(self) -> None:
         """Stop listening, without waiting, and turn away who waits to be served."""
