@@ -61,7 +61,7 @@ def test_a_target_has_the_host_as_given_and_its_parts() -> None:
         iter(["web1", "web[2]", "db1"]),
         (name for name in ("web1", "web2", "db1")),
     ],
-    ids=repr,
+    ids=lambda hosts: hosts if isinstance(hosts, str) else type(hosts).__name__,
 )
 def test_a_string_a_collection_and_an_iterator_are_read_alike(hosts: Any) -> None:
     source = HostSource[Spot](hosts)
