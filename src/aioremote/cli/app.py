@@ -122,7 +122,7 @@ def run_command(ctx: click.Context, /, **params: Any) -> int:  # Any: click's va
         raise click.UsageError(f"put -- between the hosts and the program, not {words[0]!r}", ctx)
     if not argv:
         raise click.UsageError("no program is given; it stands behind the hosts: aioremote run web1 -- uptime", ctx)
-    return _run(argv, params)
+    return _run(tuple(os.fsencode(word) for word in argv), params)
 
 
 @cli.command("shell", epilog=STATUS_HELP)
@@ -131,21 +131,40 @@ def run_command(ctx: click.Context, /, **params: Any) -> int:  # Any: click's va
 @options(*SSH_OPTIONS, *RUN_OPTIONS)
 def shell_command(**params: Any) -> int:
     """Run a LINE of /bin/sh syntax on every host; otherwise as run."""
-    return _run(["/bin/sh", "-c", params["line"]], params)
+    return _run((b"/bin/sh", b"-c", os.fsencode(params["line"])), params)
 
 
-def _run(argv: Sequence[str], params: dict[str, Any]) -> int:
+@cli.command("python", epilog=STATUS_HELP)
+@click.argument("hosts")
+@click.argument("source")
+@options(*SSH_OPTIONS, *RUN_OPTIONS)
+@click.pass_context
+def python_command(ctx: click.Context, /, **params: Any) -> int:
+    """Run Python SOURCE on every host, which needs Python 3.6 or newer and nothing else; otherwise as run.
+
+    The value of an expression is shown. Where SOURCE raises, the status is 1 and the traceback is on standard error.
+    """
+    from aioremote.cli.python_calls import is_expression
+
+    try:
+        is_expression(params["source"])
+    except (SyntaxError, ValueError) as error:
+        raise click.UsageError(f"SOURCE is no Python: {error}", ctx) from error
+    return _run(str(params["source"]), params)
+
+
+def _run(work: tuple[bytes, ...] | str, params: dict[str, Any]) -> int:
     from aioremote.cli.session import Request, run_request
     from aioremote.commands.orders import make_order
 
     if params["gather"] and params["as_json"]:
         raise click.UsageError("--gather and --json exclude each other", click.get_current_context())
     hosts = read_hosts_word(params["hosts"], config_path(params), allow_exec=params["allow_exec"])
-    words = tuple(os.fsencode(word) for word in argv)
-    make_order(words, cwd=None, env={})  # what no host can be given is refused before a secret is asked for
+    if isinstance(work, tuple):
+        make_order(work, cwd=None, env={})  # what no host can be given is refused before a secret is asked for
     request = Request(
         hosts=hosts,
-        argv=words,
+        work=work,
         ssh=ssh_keywords(params),
         limit=params["limit"],
         timeout=params["timeout"],

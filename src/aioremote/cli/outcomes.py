@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aioremote.errors import (
     AuthenticationError,
+    CallTimeout,
     CommandFailed,
     CommandKilled,
     CommandNotFound,
@@ -43,6 +44,7 @@ USAGE_STATUS = 2
 _SHOWN_CHARACTERS = 120  # of the names in a summary
 _BY_ERROR: tuple[tuple[type[Exception], int], ...] = (
     (CommandTimeout, 124),  # as of timeout(1)
+    (CallTimeout, 124),
     (CommandNotFound, 127),  # as of a shell
     (FileForbidden, 126),
     (ConfigError, USAGE_STATUS),

@@ -1,4 +1,4 @@
-"""One `run` or `shell` of the command line, from the first host to the exit status."""
+"""One `run`, `shell` or `python` of the command line, from the first host to the exit status."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from aioremote.cli.display import Direct, Prefixed, show_gathered, show_json
 from aioremote.cli.outcomes import Counts, exit_status, interrupted_line, summary_line, trouble_line
 from aioremote.cli.progress import LiveScreen, can_be_live
+from aioremote.cli.python_calls import run_source
 from aioremote.cli.screen import Screen
 from aioremote.cli.streaming import stream_command
 from aioremote.errors import CommandFailed
@@ -32,7 +33,7 @@ class Request:
 
     Attributes:
         hosts: where.
-        argv: the program and its arguments, as bytes.
+        work: the program and its arguments, as bytes; or Python source.
         ssh: keywords of `SshMachine` for every host.
         limit: hosts at once.
         timeout: seconds a host, None for no limit.
@@ -42,7 +43,7 @@ class Request:
     """
 
     hosts: Hosts
-    argv: tuple[bytes, ...]
+    work: tuple[bytes, ...] | str
     ssh: SshKeywords
     limit: int = 100
     timeout: float | None = None
@@ -88,11 +89,14 @@ class _Session:
         self._running[machine.host] = None
         self._count()
         request = self._request
-        if request.layout == "lines":
-            order = machine.order(request.argv, cwd=None, env=None, timeout=request.timeout)
-            return await stream_command(machine, order, self._receiver)
+        receiver = self._receiver if request.layout == "lines" else None
         errors = "surrogateescape" if request.layout == "gathered" else "replace"
-        return await machine.run(*request.argv, timeout=request.timeout, errors=errors)
+        if isinstance(request.work, str):
+            return await run_source(machine, request.work, timeout=request.timeout, errors=errors, receiver=receiver)
+        if receiver is not None:
+            order = machine.order(request.work, cwd=None, env=None, timeout=request.timeout)
+            return await stream_command(machine, order, receiver)
+        return await machine.run(*request.work, timeout=request.timeout, errors=errors)
 
     def _take(self, outcome: Outcome[Result]) -> None:
         if isinstance(outcome.error, CommandFailed):
