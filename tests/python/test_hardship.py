@@ -5,11 +5,12 @@ import os
 import signal
 import sys
 import textwrap
+from collections import Counter
 from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
-from tests.outpost.links import resident_bytes
+from tests.outpost.links import descriptors, resident_bytes, settled, workers_of
 from tests.python import far_functions as far
 from tests.python.test_calls import is_gone
 
@@ -270,9 +271,13 @@ async def test_many_calls_leave_nothing_behind() -> None:
         await some(2000)
         zygote = await python.eval("__import__('os').getppid()")
         outpost = int(Path(f"/proc/{zygote}/stat").read_text().rpartition(")")[2].split()[1])
-        before = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), outpost)]
+
+        def held() -> Counter[str]:
+            return descriptors(os.getpid()) + descriptors(outpost, workers=workers_of(outpost))
+
+        before = await settled(held)
         memory = [resident_bytes(pid) for pid in (os.getpid(), outpost)]
         await some(10_000)
-        assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), outpost)] == before
+        await settled(held, most=before)
         for pid, earlier in zip((os.getpid(), outpost), memory, strict=True):
             assert resident_bytes(pid) - earlier < 2 * 2**20
