@@ -4,8 +4,6 @@ Each channel keeps its own order. Among channels of a class turns are taken; bul
 what comes in (`wire`).
 """
 
-from collections import deque
-
 from .flow import BulkCap
 from .frames import (
     COUNTED,
@@ -22,6 +20,12 @@ from .frames import (
     frame,
     header_of,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections import deque
+else:
+    from _collections import deque  # collections takes 2 ms of a bootstrap
 
 __all__ = ["HIGH_WATER", "Channel", "Outgoing"]
 

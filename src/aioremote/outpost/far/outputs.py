@@ -4,7 +4,8 @@ Not for whom it is for (`workers`).
 """
 
 import os
-import selectors
+
+from .polling import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Outputs(object):
     def watch(self, wanted: "bool") -> "None":
         """Read what is written, or let it wait."""
         for which, fd in self._ours.items():
-            self._outpost.watch(fd, self._reader(which, fd), selectors.EVENT_READ if wanted else 0)
+            self._outpost.watch(fd, self._reader(which, fd), READ if wanted else 0)
 
     def _reader(self, which: "int", fd: "int") -> "Callable[[int], None]":
         def read(_: "int") -> "None":

@@ -4,7 +4,6 @@ Not for how it starts (`crew`), which call goes to it (`pool`), nor for what it 
 """
 
 import os
-import selectors
 import signal
 import socket
 import struct
@@ -12,6 +11,7 @@ from collections import deque
 
 from .outputs import ERR, OUT, Outputs
 from .packets import DEFINE, HEAD, LARGE, MODULE, PIN
+from .polling import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ READ_BYTES = 262144
 HIGH_WATER = 262144
 TAIL_BYTES = 4096  # of a worker's output that is kept for errors
 GRACE_SECONDS = 0.5  # between the signal that a function may answer and the one that it cannot
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 class Member(object):
