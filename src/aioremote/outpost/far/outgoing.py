@@ -121,7 +121,9 @@ class Outgoing(object):
 
     def waits(self) -> "bool":
         """Tell whether something may go now."""
-        return bool(self.control or self._calls or (self._bulk and self.cap.room() > 0))
+        if self.control or self._calls:
+            return True
+        return bool(self._bulk) and (self._arrears >= QUANTUM or self.cap.room() > 0)
 
     def ping(self, now: "float") -> "int":
         """Queue a PING that goes before all else, and return its number."""

@@ -206,6 +206,8 @@ class Outpost(object):
         """Write what there is, as far as the link takes it now."""
         while not self._cut:
             if not self._unsent:
+                if not self.wire.waits():
+                    break
                 self._unsent = self.wire.take(time.monotonic(), WRITE_BYTES)
                 for number in self.wire.drained():
                     handler = self._handlers.get(number)
