@@ -31,6 +31,7 @@ QUESTIONS = (
     "link_latency",
     "bootstrap",
     "outpost_commands",
+    "outpost_trips",
     "native_commands",
     "calls",
     "binding",

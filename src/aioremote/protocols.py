@@ -72,8 +72,11 @@ class FarProcess(Protocol):
         status: how it ended, None while it runs or when the link was lost.
         output_held: True when the process has ended while another one still held its output open (after a grace time).
         noise: what login files printed before the program began, the last 64 KiB; known when `started` has returned.
+        escaped: processes that had left the session of a tree when it was ended, and live on; sorted. Known where an
+            outpost runs the program on Linux; else always empty.
     """
 
+    escaped: tuple[int, ...] = ()
     pid: int | None
     stdin: ByteSendStream | None
     stdout: OutputStream

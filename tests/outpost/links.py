@@ -1,10 +1,13 @@
 """Links to outposts on this machine, on any Python, with faults between the ends."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -196,3 +199,41 @@ async def linked_through_proxy(
             server.close()
             await server.wait_closed()
             await transport.aclose()
+
+
+def workers_of(outpost: int) -> int:
+    """Return how many workers an outpost has: the children of its zygote, its only child with children."""
+    return sum(len(_children(child)) for child in _children(outpost))
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended
+        return []
+
+
+def descriptors(pid: int, *, workers: int = 0) -> Counter[str]:
+    """Return how many descriptors of each kind a process holds, those of so many workers left out: they come and go."""
+    kinds: Counter[str] = Counter()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of this listing
+            kinds[f"{os.readlink(path).partition(':')[0]} of {pid}"] += 1
+    kinds.subtract({f"socket of {pid}": 3 * workers, f"pipe of {pid}": 2 * workers})  # queue, stream; stdout, stderr
+    return kinds
+
+
+async def settled(read: Callable[[], Counter[str]], *, most: Counter[str] | None = None) -> Counter[str]:
+    """Return what `read` tells twice in a row, 0.1 s apart; of nothing more than in `most`, if that is given.
+
+    What a command or a worker that has just ended held goes a moment later.
+    """
+    found = read()
+    end = time.monotonic() + 10
+    while True:
+        await asyncio.sleep(0.1)
+        last, found = found, read()
+        excess = +(found - most) if most is not None else Counter[str]()
+        if last == found and not excess:
+            return found
+        assert time.monotonic() < end, f"left over: {dict(excess)} of {dict(found)}, there were {most}"

@@ -130,6 +130,32 @@ STUCK = {
 }
 
 
+def leave_a_writer(folder):
+    """Leave a process behind that writes when it is told to, and tells when it has."""
+    import subprocess
+
+    script = 'read word <"$1/go"; echo late; echo late >&2; echo written >"$1/done"'
+    subprocess.Popen(["sh", "-c", script, "sh", folder])
+    print("first")
+    return os.getpid()
+
+
+def let_it_write(folder):
+    with open(folder + "/go", "w") as go:
+        go.write("now\n")
+    with open(folder + "/done") as done:
+        word = done.read()
+    print("second")
+    return os.getpid(), word
+
+
+def exit_in_a_child(argument):
+    child = os.fork()
+    if not child:
+        sys.exit(argument)
+    return os.WEXITSTATUS(os.waitpid(child, 0)[1])
+
+
 def die(how):
     sys.stderr.write("last words\n")
     sys.stderr.flush()

@@ -3,6 +3,8 @@
 import asyncio
 import errno
 import functools
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -71,6 +73,20 @@ async def test_output_belongs_to_its_call(any_python: Interpreter) -> None:
     assert await talking.call(far.print_much) == 1
     assert out == b"x" * 1048576
     assert await any_python.call(far.print_much) == 1  # nobody wants it
+
+
+async def test_late_output_of_a_call_is_no_other_call_s(any_python: Interpreter, tmp_path: Path) -> None:
+    """Promise 40: what a process that a call has left behind writes during the next call of the same worker."""
+    for name in ("go", "done"):
+        os.mkfifo(tmp_path / name)
+    out: list[bytes] = []
+    err: list[bytes] = []
+    talking = any_python.with_options(stdout=out.append, stderr=err.append)
+    worker = await talking.call(far.leave_a_writer, str(tmp_path))
+    assert b"".join(out) == b"first\n"
+    out.clear()
+    assert await talking.call(far.let_it_write, str(tmp_path)) == (worker, "written\n")
+    assert (b"".join(out), err) == (b"second\n", [])
 
 
 async def test_a_session_keeps_its_state(any_python: Interpreter) -> None:
@@ -142,6 +158,19 @@ async def test_a_worker_that_dies_takes_only_its_call_along(any_python: Interpre
     assert (died.returncode, died.signal) == expected[how]
     assert "last words" in died.stderr
     assert await any_python.call(far.add, 1, 1) == 2
+
+
+@pytest.mark.parametrize("argument", [3, None, "words"])
+async def test_sys_exit_is_an_exception_and_not_a_death(any_python: Interpreter, argument: int | str | None) -> None:
+    """Promises 38, 39: it is told with its argument and where it was; the worker lives; a fork of it does exit."""
+    pid = await any_python.pid()
+    with pytest.raises(RemoteException) as caught:
+        await any_python.call(sys.exit, argument)
+    assert not isinstance(caught.value, SystemExit)
+    assert caught.value.type_name == "SystemExit"
+    assert caught.value.remote_args == (() if argument is None else (argument,))
+    assert await any_python.pid() == pid
+    assert await any_python.call(far.exit_in_a_child, argument) == {3: 3, None: 0, "words": 1}[argument]
 
 
 async def test_a_result_that_cannot_travel_is_named(python: Interpreter) -> None:

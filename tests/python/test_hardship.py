@@ -1,15 +1,17 @@
-"""What calls survive: hostile functions, deaths, cancels at any moment, lost links (promises 34, 37-41, 43, 44, 75)."""
+"""What calls survive: hostile functions, deaths, cancels, lost links (promises 31, 34, 37-41, 43, 44, 75, 82)."""
 
 import asyncio
 import os
 import signal
 import sys
 import textwrap
+import time
+from collections import Counter
 from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
-from tests.outpost.links import resident_bytes
+from tests.outpost.links import descriptors, resident_bytes, settled, workers_of
 from tests.python import far_functions as far
 from tests.python.test_calls import is_gone
 
@@ -17,6 +19,8 @@ from aioremote import ConnectionLost, LocalMachine, Machine, RemoteException, Wo
 from aioremote.python.handles import Callback
 from aioremote.python.interpreter import Interpreter
 from aioremote.testing.checks import cancel_everywhere, until
+from aioremote.transports.linked import LinkedTransport
+from aioremote.transports.local import LocalTransport
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("aioremote_no_leaks")]
 
@@ -215,6 +219,41 @@ async def test_modules_come_from_named_packages_only(python: Interpreter, tmp_pa
         sys.path.remove(str(tmp_path))
 
 
+async def test_a_call_that_holds_the_gil_is_not_taken_for_a_dead_machine(tmp_path: Path) -> None:
+    """Promise 82, at a scale of seconds: three times the time after which a silent link is lost; others go on."""
+    path = tmp_path / "pid"
+    base = LinkedTransport(LocalTransport(), keepalive=0.3, keepalive_count=3)
+    async with Machine(base, host="busy") as machine:
+        python = machine.python
+        async with asyncio.TaskGroup() as group:
+            holding = group.create_task(python.call(far.hold_the_gil, str(path)))
+            await until(path.exists)
+            end = time.monotonic() + 3 * 0.9
+            while time.monotonic() < end:
+                assert await python.call(far.add, 1, 1) == 2
+                assert (machine.state, holding.done()) == ("connected", False)
+                await asyncio.sleep(0.1)
+            holding.cancel()
+        await until(lambda: is_gone(int(path.read_text())))
+
+
+async def test_much_data_both_ways_takes_little_more_memory_than_it_has(machine: Machine) -> None:
+    """Promise 31: 64 MiB as an argument and as the result, less than three times of it there, and here beside it."""
+    size = 64 * 2**20
+    async with machine.python.session() as session:
+        worker = await session.pid()
+        outpost = parent_of(parent_of(worker))
+        assert len(await session.call(far.give_back, bytes(300_000))) == 300_000
+        data = os.urandom(size)  # it, the buffer of the answer, and the answer itself make a little more than three
+        before = {pid: resident_bytes(pid) for pid in (os.getpid(), worker, outpost)}
+        Path("/proc/self/clear_refs").write_text("5")  # so that the peak is one from now on
+        assert await session.call(far.give_back, data) == data
+        grown = {pid: peak_bytes(pid) - earlier for pid, earlier in before.items()}
+    assert grown[os.getpid()] < 2.1 * size
+    assert grown[worker] < 3 * size
+    assert grown[outpost] < 8 * 2**20
+
+
 async def test_the_death_of_the_zygote_is_told_and_another_takes_its_place(python: Interpreter, tmp_path: Path) -> None:
     """Promise 75: calls in flight fail, the next one works."""
     path = tmp_path / "pid"
@@ -253,6 +292,15 @@ async def test_the_death_of_the_outpost_leaves_the_outcome_open(machine: Machine
     assert await machine.python.call(far.add, 1, 1) == 2
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def peak_bytes(pid: int) -> int:
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
 async def test_many_calls_leave_nothing_behind() -> None:
     """Promise 44: ten thousand calls grow neither end."""
     async with LocalMachine() as machine:
@@ -270,9 +318,13 @@ async def test_many_calls_leave_nothing_behind() -> None:
         await some(2000)
         zygote = await python.eval("__import__('os').getppid()")
         outpost = int(Path(f"/proc/{zygote}/stat").read_text().rpartition(")")[2].split()[1])
-        before = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), outpost)]
+
+        def held() -> Counter[str]:
+            return descriptors(os.getpid()) + descriptors(outpost, workers=workers_of(outpost))
+
+        before = await settled(held)
         memory = [resident_bytes(pid) for pid in (os.getpid(), outpost)]
         await some(10_000)
-        assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), outpost)] == before
+        await settled(held, most=before)
         for pid, earlier in zip((os.getpid(), outpost), memory, strict=True):
             assert resident_bytes(pid) - earlier < 2 * 2**20

@@ -5,9 +5,10 @@ import contextlib
 import gc
 import os
 import time
-from pathlib import Path
+from collections import Counter
 
 import pytest
+from tests.outpost.links import descriptors, resident_bytes, settled, workers_of
 from tests.python import far_functions as far
 from tests.transports.ssh.conftest import (
     MachineMaker,
@@ -52,20 +53,18 @@ async def test_fifty_outposts_serve_two_hundred_calls_each() -> None:
     assert sorted(times)[len(times) * 99 // 100] < 0.1
 
 
-def resident_bytes(pid: int | str) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.timeout(180)
 async def test_a_minute_of_everything_leaves_nothing(make: MachineMaker) -> None:  # noqa: F811
     """Promise 115: memory and descriptors, near and in the outpost, are what they were when all was warm."""
     async with make(outpost="always") as machine:
-        outpost = (await machine.shell("ps -o ppid= -p $$")).stdout.strip()
+        outpost = int((await machine.shell("ps -o ppid= -p $$")).stdout)
 
-        def state() -> tuple[int, int, int, int]:
+        def held() -> Counter[str]:
+            return descriptors(os.getpid()) + descriptors(outpost, workers=workers_of(outpost))
+
+        def memory() -> tuple[int, int]:
             gc.collect()
-            counts = [len(os.listdir(f"/proc/{pid}/fd")) for pid in ("self", outpost)]
-            return resident_bytes("self"), resident_bytes(outpost), *counts  # type: ignore[return-value]
+            return resident_bytes(os.getpid()), resident_bytes(outpost)
 
         async def some(until: float) -> int:
             rounds = 0
@@ -86,9 +85,9 @@ async def test_a_minute_of_everything_leaves_nothing(make: MachineMaker) -> None
 
         began = time.monotonic()
         await some(began + WARM_SECONDS)
-        near, there, *counts = state()
+        before, (near, there) = await settled(held), memory()
         assert await some(began + SOAK_SECONDS) > 20
-        near_after, there_after, *counts_after = state()
-        assert all(after <= before for before, after in zip(counts, counts_after, strict=True))  # workers may have gone
+        await settled(held, most=before)
+        near_after, there_after = memory()
         assert near_after - near < 2 * 2**20
         assert there_after - there < 2 * 2**20

@@ -19,6 +19,7 @@ from tests.pace import gone
 from aioremote import (
     ClosedError,
     CommandNotFound,
+    CommandTimeout,
     ConnectionLost,
     HostKeys,
     Machine,
@@ -381,15 +382,33 @@ async def escaped(process: Process, mark: str) -> None:
 
 
 async def test_who_leaves_the_session_lives_on(mark: str) -> None:
-    """Promise 76: unless asked for, the end of a tree is the end of its session."""
+    """Promise 76: unless asked for, the end of a tree is the end of its session; who lives on is told."""
     async with here() as (machine, _):
         async with machine.start_shell(ESCAPING, env={"MARK": mark}) as process:
             await escaped(process, mark)
-        left = marked_processes(mark)
+            assert process.escaped == ()
+        left = sorted(marked_processes(mark))
         assert left
-        for pid in left:
+        assert process.escaped == tuple(left)
+        with pytest.raises(CommandTimeout) as caught:
+            await machine.shell(ESCAPING, env={"MARK": f"{mark}-too"}, timeout=0.5)
+        new = sorted(set(marked_processes(mark)) - set(left))
+        assert new
+        assert caught.value.__notes__[-1].endswith(f"lives on: {', '.join(map(str, new))}")
+        for pid in left + new:
             os.kill(pid, signal.SIGKILL)
     await gone(mark, within=0)
+
+
+async def test_who_stays_in_the_session_is_not_reported(mark: str) -> None:
+    """Promise 76: four deep, with groups of their own and deaf to TERM and HUP, all are gone and none is told of."""
+    script = "set -m; sleep 600 & (trap '' TERM; nohup sh -c 'sleep 600; sleep 600'; sleep 600) & echo up; wait"
+    async with here() as (machine, _):
+        async with machine.start("bash", "-c", script, env={"MARK": mark}) as process:
+            assert await process.stdout.receive() == b"up\n"
+            await until(lambda: len(marked_processes(mark)) >= 5)
+        await gone(mark, within=0)
+        assert process.escaped == ()
 
 
 async def test_who_leaves_the_session_is_killed_with_kill_escapees(mark: str) -> None:
@@ -401,6 +420,7 @@ async def test_who_leaves_the_session_is_killed_with_kill_escapees(mark: str) ->
             async with machine.start_shell(ESCAPING, env={"MARK": mark}) as process:
                 await escaped(process, mark)
             await gone(mark, within=0)
+            assert process.escaped == ()
             assert len({os.getsid(pid) for pid in marked_processes(another)}) == 3
         await gone(another, within=0)
 

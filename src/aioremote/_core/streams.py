@@ -46,12 +46,22 @@ class Writable(Protocol):
 
 
 class FarInput(ByteSendStream):
-    """The near end of a far standard input, with the channel's back-pressure: one writer at a time."""
+    """The near end of a far standard input, with the channel's back-pressure: one writer at a time.
 
-    def __init__(self, target: Writable) -> None:
+    Args:
+        target: what takes the bytes.
+        prompt: returns what takes them without waiting, None where they would have to wait.
+    """
+
+    def __init__(self, target: Writable, prompt: Callable[[], Callable[[bytes], None] | None] = _nothing) -> None:
         self._target = target
+        self._prompt = prompt
         self._busy = False
         self._closed = False
+
+    def prompt(self) -> Callable[[bytes], None] | None:
+        """Return what sends bytes at once, None where they would have to wait; for this turn of the loop."""
+        return None if self._busy or self._closed else self._prompt()
 
     async def send(self, item: bytes) -> None:
         if self._busy:

@@ -66,6 +66,14 @@ class Process(anyio.abc.Process):
         return self._far.status.signal if self._far.status is not None else None
 
     @property
+    def escaped(self) -> tuple[int, ...]:
+        """After its end was asked for: far processes that had left its session (`setsid`) and live on, sorted.
+
+        Known where an outpost runs it, on Linux, of those whose parents were still there; else always empty.
+        """
+        return self._far.escaped
+
+    @property
     def stdin(self) -> ByteSendStream | None:
         """Its standard input; ``await p.stdin.aclose()`` is the end of input."""
         return self._far.stdin

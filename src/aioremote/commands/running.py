@@ -210,7 +210,7 @@ def run_order(order: Order, transport: Starter, host: str, *, shown: Shown | Non
 
 
 async def end_process(far: FarProcess | None, error: BaseException, seconds: float) -> None:
-    """End a far process on the way out with `error`; says on it where the end could not be confirmed in time."""
+    """End a far process on the way out with `error`; says on it what may live on, as far as that is known."""
     if far is None:
         return
     try:
@@ -221,6 +221,9 @@ async def end_process(far: FarProcess | None, error: BaseException, seconds: flo
         error.add_note(
             f"the far process (pid {far.pid}) was asked to end and has not confirmed it within {seconds:g} s"
         )
+    if far.escaped:
+        pids = ", ".join(map(str, far.escaped))
+        error.add_note(f"what had left the session of the far process (pid {far.pid}) lives on: {pids}")
 
 
 def judge(result: Result, order: Order) -> Result:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import anyio
 
 from aioremote._core.lifetime import Owner, bounded_cleanup
+from aioremote._core.streams import FarInput
 from aioremote.errors import BusyError, ClosedError, ConnectionLost, ForkedConnection, RemoteError
 from aioremote.outpost.far.frames import CLOSED, GOAWAY, HELLO, PONG, Limits, WireError
 from aioremote.outpost.far.handlers import CANCELLED, Handler
@@ -222,10 +223,11 @@ class Link:
         self._poke()
         return welcome
 
-    def send_message(self, number: int, data: bytes | memoryview, *, end: bool = False) -> bool:
-        """Queue a message; otherwise as `send`."""
+    def send_message(self, number: int, data: bytes | memoryview, *, end: bool = False, at_once: bool = False) -> bool:
+        """Queue a message, or write it `at_once` where nothing else waits; otherwise as `send`."""
         welcome = self._wire.send_message(number, data, end=end)
-        self._poke()
+        if not (at_once and self._write_now()):
+            self._poke()
         return welcome
 
     def room(self, number: int) -> int:
@@ -325,12 +327,28 @@ class Link:
         if wake is not None and not wake.done() and self._wire.waits():
             wake.set_result(None)
 
+    def _write_now(self) -> bool:
+        """Write what waits, in this turn of the loop; returns whether that could be."""
+        stdin, wake = self._far.stdin, self._wake
+        if wake is None or wake.done() or not isinstance(stdin, FarInput):
+            return False
+        write = stdin.prompt()
+        if write is None:
+            return False
+        write(self._next_bytes())
+        return not self._wire.waits()
+
+    def _next_bytes(self) -> bytes:
+        wire = self._wire
+        data = b"".join(wire.take(monotonic(), WRITE_BYTES))
+        self._routes.writable(wire.drained())
+        self._routes.forget(wire.ended())
+        return data
+
     async def _write(self) -> None:
         wire, loop = self._wire, self._loop
         while self._loss is None or wire.waits():
-            data = b"".join(wire.take(monotonic(), WRITE_BYTES))
-            self._routes.writable(wire.drained())
-            self._routes.forget(wire.ended())
+            data = self._next_bytes()
             try:
                 if data:
                     await self._far.stdin.send(data)

@@ -71,6 +71,7 @@ class Program(Handler, FarProcess):
         self.stderr: OutputStream | None = self._err
         self.status: ExitStatus | None = None
         self.output_held: bool = False
+        self.escaped: tuple[int, ...] = ()
         self.noise: bytes = b""
         self._link = link
         self._spec = spec
@@ -132,6 +133,7 @@ class Program(Handler, FarProcess):
         ending = unpack_ending(data)
         self.status = _status(ending) if ending.code or ending.signal else _SUCCESS
         self.output_held = ending.held
+        self.escaped = tuple(ending.escaped)
         if ending.output:
             self._out.feed(ending.output)
         if ending.errors and self._err is not None:

@@ -51,13 +51,13 @@ class Shipment:
 
     def still_holds(self) -> bool:
         """Whether shipping again would give the same."""
-        return self.fixed is not None and all(_is_still(place, name, value) for place, name, value in self.fixed)
-
-
-def _is_still(place: object, name: str, value: object) -> bool:
-    if isinstance(place, dict):
-        return place.get(name, _MISSING) is value  # pyright: ignore[reportUnknownMemberType]
-    return getattr(place, name, _MISSING) is value
+        if self.fixed is None:
+            return False
+        for place, name, value in self.fixed:  # asked before each call
+            now = place.get(name, _MISSING) if isinstance(place, dict) else getattr(place, name, _MISSING)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            if now is not value:
+                return False
+        return True
 
 
 def ship(function: object, *, version: tuple[int, ...]) -> Shipment:

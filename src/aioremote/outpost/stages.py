@@ -85,15 +85,11 @@ import zlib
 try:h=__import__("_sha2"if sys.version_info>(3,12)else"_sha256")
 except ImportError:import hashlib as h
 h.sha256(d).hexdigest()=={digest!a}or sys.exit({damaged})
-nonce,options={nonce!a},{options!a}
-exec(zlib.decompress(d))"""
-
-_PACKED = """\
-sources = {modules!a}
-module = type(sys)("aioremote_outpost.stage1")
-exec(compile(sources["stage1"], "aioremote/outpost/far/stage1.py", "exec"), module.__dict__)
-module.start(sources, {entry!a}, nonce, options)
-"""
+w=zlib.decompress(d).decode().split(chr(0))
+m=dict(zip(w[::2],w[1::2]))
+s=type(sys)("aioremote_outpost.stage1")
+exec(compile(m["stage1"],"aioremote/outpost/far/stage1.py","exec"),s.__dict__)
+s.start(m,{entry!a},{nonce!a},{options!a})"""
 
 
 def find_and_run(mark: str, *, python: str | None = None, isolated: bool = False) -> tuple[bytes, ...]:
@@ -135,8 +131,8 @@ class Payload:
     packed: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        code = _PACKED.format(modules=dict(self.modules), entry=self.entry)
-        object.__setattr__(self, "packed", zlib.compress(code.encode("ascii"), 9))
+        text = "\0".join(word for name, source in self.modules.items() for word in (name, source))
+        object.__setattr__(self, "packed", zlib.compress(text.encode(), 9))
 
     def line(self, nonce: str, options: Mapping[str, object]) -> bytes:
         """Return the line that stage 0 reads: it takes `packed` and starts the entry module.
@@ -148,6 +144,7 @@ class Payload:
         code = _LINE.format(
             size=len(self.packed),
             digest=hashlib.sha256(self.packed).hexdigest(),
+            entry=self.entry,
             cut=EXIT_CUT,
             damaged=EXIT_DAMAGED,
             nonce=nonce,

@@ -142,13 +142,13 @@ class Lane(Handler):
         self._batch += pieces
         self._batch_bytes += size + HEAD.size
         if len(self._pending) == 1:  # one after another: there is nothing to wait for
-            self._flush()
+            self._flush(at_once=True)
 
-    def _flush(self) -> None:
+    def _flush(self, *, at_once: bool = False) -> None:
         if self._batch:
             batch, self._batch, self._batch_bytes = self._batch, [], 0
             if self._ended is None:
-                self.link.send_message(self.number, b"".join(batch))
+                self.link.send_message(self.number, b"".join(batch), at_once=at_once)
 
     def _define(self, digest: bytes, data: bytes) -> None:
         self._put(DEFINE, 0, [digest, data])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aioremote.errors import ShipError
@@ -26,6 +26,7 @@ _ONE = struct.Struct(">IcQ")  # the head of one section, as `far.sections.join` 
 KEEP, STREAM, SESSION = 1, 2, 4  # as in far.running
 
 _HANDLES = (Callback, Items, RemoteObject)
+_BYTES = (bytes, bytearray)
 
 
 def packed(
@@ -56,7 +57,7 @@ def packed(
     keywords = keywords or {}
     handles: dict[int | str, tuple[str, int]] | None = None
     serving: Serving | None = None
-    if any(isinstance(value, _HANDLES) for value in (*arguments, *keywords.values())):
+    if _any(_HANDLES, arguments) or (keywords and _any(_HANDLES, keywords.values())):
         handles, serving = {}, Serving()
         arguments = tuple([_stand_in(place, value, handles, serving, session) for place, value in enumerate(arguments)])
         keywords = {name: _stand_in(name, value, handles, serving, session) for name, value in keywords.items()}
@@ -66,7 +67,7 @@ def packed(
 
 def _pieces(request: tuple[Any, ...], protocol: int) -> list[Buffer]:
     """Pickle a request; most are small, and then in one go."""
-    if not _holds_much(request[2]):
+    if not _any(_BYTES, request[2]) or not _holds_much(request[2]):
         try:
             data = pickle.dumps(request, protocol)
         except Exception as error:  # whatever a __reduce__ raises
@@ -74,6 +75,13 @@ def _pieces(request: tuple[Any, ...], protocol: int) -> list[Buffer]:
         if len(data) < LARGE:
             return [_ONE.pack(1, PICKLE, len(data)), data]
     return join(pack_down(request, protocol))
+
+
+def _any(kinds: tuple[type, ...], values: Iterable[object]) -> bool:
+    for value in values:  # noqa: SIM110  # a generator takes as long as the rest of a small request
+        if isinstance(value, kinds):
+            return True
+    return False
 
 
 def _holds_much(values: tuple[Any, ...]) -> bool:

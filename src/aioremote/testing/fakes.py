@@ -242,6 +242,10 @@ class _FaultyProcess(FarProcess):
         return self._real.output_held
 
     @property
+    def escaped(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self._real.escaped
+
+    @property
     def noise(self) -> bytes:  # type: ignore[override]
         return self._real.noise
 

@@ -9,7 +9,7 @@ import struct
 from .frames import cost
 from .handlers import REFUSED, Handler
 from .owner import Owner
-from .packets import DIED, ERROR, GONE, HEAD, OUTPUT, PIN, RESULT, UNPIN, packet
+from .packets import DIED, ERROR, GONE, OUTPUT, RESULT, UNPIN, packet
 from .pool import pool_of
 from .results import death
 
@@ -58,7 +58,7 @@ class Pinned(Handler, Owner):
 
     def on_started(self, member: "Member") -> "None":
         self._ready = True
-        member.post(HEAD.pack(0, 0, PIN))
+        member.pin(output=bool(self._flags & (STDOUT | STDERR)))
         early, self._early = self._early, []
         for data in early:
             self._write(data)

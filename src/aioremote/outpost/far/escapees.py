@@ -1,7 +1,7 @@
-"""Finds programs that have left their session, by a mark in their environment. Linux; elsewhere there are no marks.
+"""Finds programs that have left their session: by their parents, or by a mark in their environment. Linux.
 
-Not found: what runs with another environment (``env -i``), or as another user. How programs are ended is in
-`supervisor`.
+By their parents only while these live. By a mark not what runs with another environment (``env -i``), or as another
+user. How programs are ended is in `supervisor`.
 """
 
 import os
@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Marks", "send"]
+__all__ = ["Marks", "living", "send", "survey"]
 
 NAME = b"AIOREMOTE_PROGRAM"
 MOST_PASSES = 10  # over /proc, while each finds new ones
@@ -60,17 +60,63 @@ class Marks(object):
         """Return the processes with marks of this outpost, and the numbers of these."""
         found: "list[tuple[int, int]]" = []
         start = b"\0" + NAME + b"=" + self._own
-        for name in os.listdir("/proc") if self._own else ():
-            if name.isdigit():
-                try:
-                    with open("/proc/%s/environ" % name, "rb") as file:
-                        _, mark, rest = (b"\0" + file.read()).partition(start)
-                except OSError:  # gone meanwhile, or another user's
-                    continue
-                number = rest.partition(b"\0")[0]
-                if mark and number.isdigit():
-                    found.append((int(name), int(number)))
+        for pid in _pids() if self._own else ():
+            try:
+                with open("/proc/%d/environ" % pid, "rb") as file:
+                    _, mark, rest = (b"\0" + file.read()).partition(start)
+            except OSError:  # gone meanwhile, or another user's
+                continue
+            number = rest.partition(b"\0")[0]
+            if mark and number.isdigit():
+                found.append((pid, int(number)))
         return found
+
+
+def survey(sessions: "Iterable[int]") -> "dict[int, tuple[set[int], set[int]]]":
+    """Return the groups of each session, its own among them, and which of its processes' descendants have left it."""
+    found: "dict[int, tuple[set[int], set[int]]]" = {session: ({session}, set()) for session in sessions}
+    members: "dict[int, list[int]]" = {session: [] for session in found}
+    children: "dict[int, list[int]]" = {}
+    for pid in _pids() if found else ():
+        fields = _fields(pid)
+        if not fields:
+            continue
+        parent, group, session = map(int, fields[1:4])
+        children.setdefault(parent, []).append(pid)
+        if session in found:
+            members[session].append(pid)
+            if group > 1:
+                found[session][0].add(group)
+    for session, line in members.items():
+        inside = set(line)
+        while line:
+            for pid in children.get(line.pop(), ()):
+                if pid not in inside:
+                    inside.add(pid)
+                    found[session][1].add(pid)
+                    line.append(pid)
+    return found
+
+
+def living(pids: "Iterable[int]") -> "list[int]":
+    """Return those that still run, sorted."""
+    return sorted(pid for pid in pids if (_fields(pid) or [b"Z"])[0] != b"Z")
+
+
+def _pids() -> "list[int]":
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+
+
+def _fields(pid: "int") -> "list[bytes]":
+    """Return what /proc tells of a process: its state, parent, group, session, …; nothing where it is gone."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return []
 
 
 def send(pids: "Iterable[int]", number: "int") -> "None":

@@ -1,7 +1,6 @@
 """The service "files": a helper process for each channel, whose bytes pass through here. What they mean is its own."""
 
 import os
-import selectors
 import signal
 import socket
 from collections import deque
@@ -10,6 +9,7 @@ from .file_frames import END, STOP
 from .file_helper import become_helper
 from .frames import USUAL_LENGTH, cost
 from .handlers import Handler
+from .polling import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ __all__ = ["Files"]
 
 READ_BYTES = 262144
 BUFFER_BYTES = 1048576  # asked for; fewer turns of the loop for the same bytes
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 class Files(Handler):

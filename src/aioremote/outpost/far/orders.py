@@ -8,7 +8,7 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "ENDED",
@@ -40,7 +40,8 @@ SEND_SIGNAL = b"s"  # and a name without SIG
 RESIZE = b"r"  # and columns and rows
 END_TREE = b"e"
 
-_ENDED = struct.Struct(">cBiII")  # ENDED, flags, code, length of output, length of errors; a signal's name at the end
+_ENDED = struct.Struct(">cBiII")  # ENDED, flags, code, length of output, length of errors; words at the end:
+# a signal's name, which may be empty, and process ids
 CORE_DUMPED = 1
 HELD = 2
 
@@ -118,12 +119,21 @@ class Ending(object):
         core_dumped: whether the far system says so.
         held: whether something else held the output open.
         output, errors: what had not been sent before.
+        escaped: processes that have left the session of a tree that was ended, and live on.
     """
 
-    __slots__ = ("code", "core_dumped", "errors", "held", "output", "signal")
+    __slots__ = ("code", "core_dumped", "errors", "escaped", "held", "output", "signal")
 
     def __init__(
-        self, code: "int", signal: "str", *, core_dumped: "bool", held: "bool", output: "bytes", errors: "bytes"
+        self,
+        code: "int",
+        signal: "str",
+        *,
+        core_dumped: "bool",
+        held: "bool",
+        output: "bytes",
+        errors: "bytes",
+        escaped: "Sequence[int]" = (),
     ) -> "None":
         self.code: "int" = code
         self.signal: "str" = signal
@@ -131,13 +141,15 @@ class Ending(object):
         self.held: "bool" = held
         self.output: "bytes" = output
         self.errors: "bytes" = errors
+        self.escaped: "Sequence[int]" = escaped
 
 
 def pack_ending(ending: "Ending") -> "bytes":
     """Return an ending as a message."""
     flags = CORE_DUMPED * ending.core_dumped | HELD * ending.held
     head = _ENDED.pack(ENDED, flags, ending.code, len(ending.output), len(ending.errors))
-    return b"".join((head, ending.output, ending.errors, ending.signal.encode("ascii")))
+    words = [ending.signal] + [str(pid) for pid in ending.escaped]
+    return b"".join((head, ending.output, ending.errors, " ".join(words).encode("ascii")))
 
 
 def unpack_ending(data: "bytes") -> "Ending":
@@ -145,11 +157,13 @@ def unpack_ending(data: "bytes") -> "Ending":
     _, flags, code, output, errors = _ENDED.unpack_from(data)
     middle = _ENDED.size + output
     end = middle + errors
+    name, *pids = data[end:].decode("ascii", "replace").split(" ")
     return Ending(
         code,
-        data[end:].decode("ascii", "replace"),
+        name,
         core_dumped=bool(flags & CORE_DUMPED),
         held=bool(flags & HELD),
         output=data[_ENDED.size : middle],
         errors=data[middle:end],
+        escaped=[int(pid) for pid in pids],
     )

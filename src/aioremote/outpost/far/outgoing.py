@@ -4,8 +4,6 @@ Each channel keeps its own order. Among channels of a class turns are taken; bul
 what comes in (`wire`).
 """
 
-from collections import deque
-
 from .flow import BulkCap
 from .frames import (
     COUNTED,
@@ -22,6 +20,12 @@ from .frames import (
     frame,
     header_of,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections import deque
+else:
+    from _collections import deque  # collections takes 2 ms of a bootstrap
 
 __all__ = ["HIGH_WATER", "Channel", "Outgoing"]
 
@@ -117,7 +121,9 @@ class Outgoing(object):
 
     def waits(self) -> "bool":
         """Tell whether something may go now."""
-        return bool(self.control or self._calls or (self._bulk and self.cap.room() > 0))
+        if self.control or self._calls:
+            return True
+        return bool(self._bulk) and (self._arrears >= QUANTUM or self.cap.room() > 0)
 
     def ping(self, now: "float") -> "int":
         """Queue a PING that goes before all else, and return its number."""

@@ -5,11 +5,11 @@ Not for what is made of the bytes (`processes`).
 
 import fcntl
 import os
-import selectors
 import struct
 import termios
 
 from .frames import cost
+from .polling import WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Input(object):
     def _watch(self, wanted: "bool") -> "None":
         if wanted != self._watched:
             self._watched = wanted
-            self._outpost.watch(self._fd, self._flush, selectors.EVENT_WRITE if wanted else 0)
+            self._outpost.watch(self._fd, self._flush, WRITE if wanted else 0)
 
     def close(self) -> "None":
         """Write nothing more."""

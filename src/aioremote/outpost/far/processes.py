@@ -26,6 +26,7 @@ DRAIN_SECONDS = 0.5  # for output that another process holds open after the prog
 SAID_LAST = 262144  # bytes of output after the near end has asked for the end, and may not be reading any more
 IN_ONE_MESSAGE = 32768  # bytes of output that go with the status
 MAX_ORDER_BYTES = 16777216
+MOST_ESCAPED = 1000  # that are told of
 
 
 class Process(Handler):
@@ -52,6 +53,7 @@ class Process(Handler):
         self._ending = False
         self._drain = False  # something else holds the output open, and is not waited for
         self._wanted = True  # by the near end
+        self._escaped: "list[int]" = []  # from a tree that was ended
         self._left: "int | None" = None  # bytes of output that may still be told of a tree that is being ended
         self._over = False
         if header:
@@ -181,8 +183,9 @@ class Process(Handler):
         if self._wanted:
             self._outpost.reject(self._number, CANCELLED, "ended before it was started")
 
-    def _tree_ended(self) -> "None":
+    def _tree_ended(self, escaped: "list[int]") -> "None":
         self._ending = False
+        self._escaped = escaped[:MOST_ESCAPED]
         self._plan()
         if self._status is not None and self._outputs:
             self._outpost.later(DRAIN_SECONDS, self._stop_draining)
@@ -283,6 +286,7 @@ class Process(Handler):
             held=self._drain,
             output=b"".join([data for which, data in self._pieces if which == OUTPUT]),
             errors=b"".join([data for which, data in self._pieces if which == ERRORS]),
+            escaped=self._escaped,
         )
 
 

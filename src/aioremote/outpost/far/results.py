@@ -4,10 +4,10 @@ import os
 import signal
 
 from .handlers import CANCELLED, FAILED, Handler
+from .outputs import ERR, OUT
 from .owner import Owner
 from .sections import join
 from .values import pack_up
-from .workers import ERR, OUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

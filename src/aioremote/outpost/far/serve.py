@@ -6,16 +6,13 @@ raises ends its channel only. Nothing here may block.
 """
 
 import os
-import selectors
 import time
 
-from .children import Children
-from .escapees import Marks
 from .flow import LOST, PROBE, Keepalive
 from .frames import CLOSED, GOAWAY, HELLO, OPEN, Limits
 from .handlers import FAILED, UNKNOWN, Handler, deliver
+from .polling import WRITE, Poller
 from .services import SERVICES
-from .supervisor import Groups
 from .timers import Timers
 from .wire import Wire
 
@@ -23,7 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .children import Children
     from .frames import Event
+    from .supervisor import Groups
     from .timers import Timer
 
 __all__ = ["SERVICES", "Outpost", "main"]
@@ -45,8 +44,6 @@ class Outpost(object):
         wire: the protocol; services use the methods here instead.
         ending: why the link is over, "" while it stands.
         holds: what must be done before the process may end, as tokens that services add and remove.
-        groups: the process groups that end with the outpost.
-        children: tells of the end of the outpost's own child processes.
     """
 
     def __init__(self, read_fd: "int", write_fd: "int", err_fd: "int", options: "dict[str, float]") -> "None":
@@ -58,7 +55,8 @@ class Outpost(object):
         self._write_fd = os.dup(write_fd) if write_fd == read_fd else write_fd
         self._err_fd = err_fd
         self._reading = self._writing = False
-        self._selector: "selectors.BaseSelector" = selectors.DefaultSelector()
+        self._poller = Poller()
+        self.watch: "Callable[..., None]" = self._poller.watch
         self._handlers: "dict[int, Handler]" = {}
         self._timers = Timers()
         self._unsent: "list[bytes | memoryview]" = []  # buffers; none is empty
@@ -74,10 +72,31 @@ class Outpost(object):
         self.grant: "Callable[[int, int], None]" = wire.grant
         self.widen: "Callable[[int, int], None]" = wire.widen
         self.later: "Callable[[float, Callable[[], None]], Timer]" = self._timers.later
-        self.groups: "Groups" = Groups(self, Marks(wanted=bool(options.get("kill_escapees"))))
-        self.children: "Children" = Children(self)
+        self._kill_escapees = bool(options.get("kill_escapees"))
+        self._groups: "Groups | None" = None
+        self._children: "Children | None" = None
 
     # for services
+
+    @property
+    def groups(self) -> "Groups":
+        """The process groups that end with the outpost; compiled, and its supervisor forked, when there is one."""
+        if self._groups is None:
+            from .escapees import Marks
+            from .supervisor import Groups
+
+            self._groups = Groups(self, Marks(wanted=self._kill_escapees))
+            self.children.start()
+        return self._groups
+
+    @property
+    def children(self) -> "Children":
+        """Tells of the end of the outpost's own child processes."""
+        if self._children is None:
+            from .children import Children
+
+            self._children = Children(self)
+        return self._children
 
     def open(self, kind: "str", header: "bytes", handler: "Handler") -> "int":
         """Open a channel to the near end; raises WireError where that cannot be."""
@@ -95,17 +114,6 @@ class Outpost(object):
         self.wire.reject(number, code, text)
         self._handlers.pop(number, None)
 
-    def watch(self, fd: "int", callback: "Callable[[int], None]", events: "int" = selectors.EVENT_READ) -> "None":
-        """Call `callback` with what `fd` is ready for; again with other `events` changes that, 0 ends it."""
-        known = fd in self._selector.get_map()
-        if not events:
-            if known:
-                self._selector.unregister(fd)
-        elif known:
-            self._selector.modify(fd, events, callback)
-        else:
-            self._selector.register(fd, events, callback)
-
     def complain(self, text: "str") -> "None":
         """Write to the far stderr, which the near end keeps the last of."""
         try:
@@ -117,28 +125,19 @@ class Outpost(object):
 
     def run(self) -> "None":
         """Serve until the link is over and nothing is held."""
-        self._start_reading()
+        self.watch(self._read_fd, self._read)
+        self._reading = True
         self._flush()
-        self.children.start()
-        self._guard(0, self.groups.start)  # where that fails, each command says so
         while not (self.ending and not self.holds):
-            for key, mask in self._selector.select(self._patience()):
-                if self._selector.get_map().get(key.fd) is key:  # else one called before it has closed that fd
-                    self._guard(0, key.data, mask)
+            for fd, entry, mask in self._poller.ready(self._patience()):
+                if self._poller.stands(fd, entry):
+                    self._guard(0, entry[1], mask)
             for callback in self._timers.due():
                 self._guard(0, callback)
             self._check_silence()
             self._flush()
         self._say_goodbye()
-        self._selector.close()
-
-    def _start_reading(self) -> "None":
-        try:
-            self._selector.register(self._read_fd, selectors.EVENT_READ, self._read)
-        except PermissionError:  # epoll takes no regular file
-            self._selector = selectors.SelectSelector()
-            self._selector.register(self._read_fd, selectors.EVENT_READ, self._read)
-        self._reading = True
+        self._poller.close()
 
     def _patience(self) -> "float | None":
         dues = [self._timers.next_due(), self._keepalive.due if self._keepalive.interval and not self.ending else None]
@@ -207,6 +206,8 @@ class Outpost(object):
         """Write what there is, as far as the link takes it now."""
         while not self._cut:
             if not self._unsent:
+                if not self.wire.waits():
+                    break
                 self._unsent = self.wire.take(time.monotonic(), WRITE_BYTES)
                 for number in self.wire.drained():
                     handler = self._handlers.get(number)
@@ -238,7 +239,7 @@ class Outpost(object):
     def _want_write(self, wanted: "bool") -> "None":
         if wanted != self._writing:
             self._writing = wanted
-            self.watch(self._write_fd, _nothing, selectors.EVENT_WRITE if wanted else 0)
+            self.watch(self._write_fd, _nothing, WRITE if wanted else 0)
 
     # the end
 
@@ -248,7 +249,7 @@ class Outpost(object):
             self._cut = True
         if lost and self._reading:
             self._reading = False
-            self._selector.unregister(self._read_fd)
+            self.watch(self._read_fd, self._read, 0)
         if self.ending:
             return
         self.ending = why
@@ -263,7 +264,7 @@ class Outpost(object):
         end = time.monotonic() + FAREWELL_SECONDS
         self._flush()
         while self._unsent and not self._cut and time.monotonic() < end:
-            self._selector.select(end - time.monotonic())
+            self._poller.ready(end - time.monotonic())
             self._flush()
 
 

@@ -1,7 +1,5 @@
 """What a channel can be opened for. Each service is compiled when it is first wanted: no bootstrap waits for it."""
 
-from .probes import Discard, Echo, Source
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -10,6 +8,24 @@ if TYPE_CHECKING:
     from .serve import Outpost
 
 __all__ = ["SERVICES"]
+
+
+def _echo(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    from .probes import Echo
+
+    return Echo(outpost, number, header)
+
+
+def _discard(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    from .probes import Discard
+
+    return Discard(outpost, number, header)
+
+
+def _source(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
+    from .probes import Source
+
+    return Source(outpost, number, header)
 
 
 def _processes(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
@@ -54,9 +70,9 @@ def _sockets(outpost: "Outpost") -> "dict[str, Callable[[Outpost, int, bytes], H
 
 
 SERVICES: "dict[str, Callable[[Outpost, int, bytes], Handler]]" = {
-    "echo": Echo,
-    "discard": Discard,
-    "source": Source,
+    "echo": _echo,
+    "discard": _discard,
+    "source": _source,
     "process": _processes,
     "calls": _calls,
     "call": _call,

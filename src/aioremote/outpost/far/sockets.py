@@ -7,7 +7,6 @@ channel of this end's. Nothing here blocks.
 
 import errno
 import os
-import selectors
 import socket
 import struct
 
@@ -15,6 +14,7 @@ from .frames import cost
 from .handlers import Handler
 from .lookup import Lookups
 from .places import ABORT, ACCEPTED, BROKEN, CLOSE, ENDED, REFUSES, unpack_place
+from .polling import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ class Connection(Handler):
                 return
             self._places.pop(0)
             if number in UNDER_WAY and self._socket is not None:
-                self._outpost.watch(self._socket.fileno(), self._connected, selectors.EVENT_WRITE)
-                self._events = selectors.EVENT_WRITE
+                self._outpost.watch(self._socket.fileno(), self._connected, WRITE)
+                self._events = WRITE
                 return
             if not number and self._socket is not None:
                 self._outpost.accept(self._number)
@@ -164,15 +164,15 @@ class Connection(Handler):
         if self._socket is None:
             return
         reads = not (self._held or self._peer_ended or self._closing)
-        events = (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if self._pieces else 0)
+        events = (READ if reads else 0) | (WRITE if self._pieces else 0)
         if events != self._events:
             self._events = events
             self._outpost.watch(self._socket.fileno(), self._on_ready, events)
 
     def _on_ready(self, events: "int") -> "None":
-        if events & selectors.EVENT_WRITE:
+        if events & WRITE:
             self._flush()
-        if events & selectors.EVENT_READ and self._socket is not None:
+        if events & READ and self._socket is not None:
             self._read(self._socket)
         self._watch()
 

@@ -174,12 +174,11 @@ def _actions(streams: "_Streams") -> "list[tuple[int, int, int]]":
 
 def _find(program: "bytes", path: "bytes") -> "bytes":
     """Return the first such program on the path that may be run."""
-    denied = False
-    for folder in path.split(b":"):
-        place = os.path.join(folder or b".", program)
+    places = [(folder or b".") + b"/" + program for folder in path.split(b":")]
+    for place in places:
         if os.access(place, os.X_OK) and not os.path.isdir(place):
             return place
-        denied = denied or os.path.isfile(place)
+    denied = any(os.path.isfile(place) for place in places)
     raise StartError("program", errno.EACCES if denied else errno.ENOENT, path)
 
 

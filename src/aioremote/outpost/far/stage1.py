@@ -6,7 +6,12 @@ Not for what the outpost then does: that is the entry module's business.
 
 import os
 import sys
-from importlib.machinery import ModuleSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+else:
+    ModuleSpec = type(sys.__spec__)  # to import it takes a millisecond
 
 __all__ = ["PACKAGE", "Sources", "start"]
 

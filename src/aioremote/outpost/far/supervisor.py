@@ -3,7 +3,8 @@
 The groups stand in memory that the outpost shares with one forked process, the supervisor, which waits for the end of
 a pipe: so a group costs no system call to add, and a supervisor that dies is replaced by one that knows them all. A
 group is ended by TERM, and half a second later by KILL; other groups of its session (job control) end with it. What
-leaves its session is found where programs are marked (`escapees`), and else not at all.
+leaves its session is told of as far as its parents were there, and ended with it where programs are marked
+(`escapees`).
 """
 
 import mmap
@@ -12,7 +13,7 @@ import signal
 import struct
 import time
 
-from .escapees import Marks, send
+from .escapees import Marks, living, send, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Groups(object):
         self._pipes: "tuple[int, int] | None" = None  # the supervisor sees the end of one, and we of the other
         self._starts = 0
         self._endings: "dict[int, _Ending]" = {}
-        self._pause = 0.0
+        self._fresh: "list[int]" = []  # of these, what has not been sent TERM
+        self._pause = 0.0  # between two looks, 0 while there is nothing to look for
 
     # which there are
 
@@ -115,35 +117,43 @@ class Groups(object):
 
     # ending them
 
-    def end(self, group: "int", done: "Callable[[], None]", number: "int" = 0) -> "None":
+    def end(self, group: "int", done: "Callable[[list[int]], None]", number: "int" = 0) -> "None":
         """End a group, and who bears the mark of that number.
 
-        `done` is called when nothing of them is left, at the latest when they have been sent KILL.
+        `done` is called when nothing of them is left, at the latest when they have been sent KILL, with the processes
+        that have left the session and live on.
         """
         if group in self._endings:
             return
-        if not self._endings:
-            self._pause = FIRST_LOOK_SECONDS
-            self._outpost.later(0.0, self._look)
+        if not self._fresh:
+            self._outpost.later(0.0, self._begin)
+        self._fresh.append(group)
         self._endings[group] = _Ending(time.monotonic() + GRACE_SECONDS, done, number)
-        kill((group,), signal.SIGTERM)
+
+    def _begin(self) -> "None":
+        """Send TERM to what is to end; who belongs to it can only be seen before."""
+        fresh, self._fresh = self._fresh, []
+        for group, (groups, away) in survey(fresh).items():
+            ending = self._endings[group]
+            ending.groups, ending.away = groups, away
+            kill(groups, signal.SIGTERM)
+        if not self._pause:
+            self._outpost.later(FIRST_LOOK_SECONDS, self._look)
+        self._pause = FIRST_LOOK_SECONDS
 
     def _look(self) -> "None":
         now = time.monotonic()
-        fresh = [group for group, ending in self._endings.items() if ending.groups is None]
-        found = _relatives(fresh)
-        for group in fresh:
-            self._endings[group].groups = relatives = found[group]
-            kill(relatives - {group}, signal.SIGTERM)
         self._chase()
         for group, ending in list(self._endings.items()):
-            if ending.is_over(now, self.marks):
+            if group not in self._fresh and ending.is_over(now, self.marks):
                 del self._endings[group]
-                ending.done()
-        if self._endings:
-            self._pause = FIRST_LOOK_SECONDS if fresh else min(LONGEST_LOOK_SECONDS, self._pause * 2)
-            first = min(ending.kill_at for ending in self._endings.values())
-            self._outpost.later(max(0.0, min(self._pause, first - now)), self._look)
+                ending.done(living(ending.away - ending.strays))
+        if not self._endings:
+            self._pause = 0.0
+            return
+        first = min(ending.kill_at for ending in self._endings.values())
+        self._outpost.later(max(0.0, min(self._pause, first - now)), self._look)
+        self._pause = min(LONGEST_LOOK_SECONDS, self._pause * 2)
 
     def _chase(self) -> "None":
         """Look for those that have left their session; who is seen for the first time gets TERM."""
@@ -157,21 +167,21 @@ class Groups(object):
 class _Ending(object):
     """One group on its way out."""
 
-    __slots__ = ("done", "groups", "kill_at", "number", "strays")
+    __slots__ = ("away", "done", "groups", "kill_at", "number", "strays")
 
-    def __init__(self, kill_at: "float", done: "Callable[[], None]", number: "int") -> "None":
+    def __init__(self, kill_at: "float", done: "Callable[[list[int]], None]", number: "int") -> "None":
         self.kill_at: "float" = kill_at
-        self.done: "Callable[[], None]" = done
-        self.groups: "set[int] | None" = None  # with the others of its session
+        self.done: "Callable[[list[int]], None]" = done
+        self.groups: "set[int]" = set()  # with the others of its session
+        self.away: "set[int]" = set()  # processes that came from there and have left the session
         self.number: "int" = number  # of its mark
         self.strays: "set[int]" = set()  # processes that bear it
 
     def is_over(self, now: "float", marks: "Marks") -> "bool":
         """Tell whether all have gone, which is enforced when their time is up."""
-        groups = self.groups or set()
         if now < self.kill_at:
-            return not self.strays and not any(kill((group,), 0) for group in groups)
-        kill(groups, signal.SIGKILL)
+            return not self.strays and not any(kill((group,), 0) for group in self.groups)
+        kill(self.groups, signal.SIGKILL)
         marks.kill({self.number} - {0})
         return True
 
@@ -187,24 +197,6 @@ def kill(groups: "Iterable[int]", number: "int") -> "bool":
             pass
         except PermissionError:  # members of another user: there are some
             found = True
-    return found
-
-
-def _relatives(sessions: "Iterable[int]") -> "dict[int, set[int]]":
-    """Return all groups of each session, as far as /proc tells, the session's own among them."""
-    found = {session: {session} for session in sessions}
-    if not found or not os.path.isdir("/proc/self"):
-        return found
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open("/proc/%s/stat" % name, "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:  # gone meanwhile
-                continue
-            groups = found.get(int(fields[3]))
-            if groups is not None and int(fields[2]) > 1:
-                groups.add(int(fields[2]))
     return found
 
 
@@ -250,7 +242,7 @@ def _end_all(listed: "dict[int, int]", marks: "Marks") -> "None":
     numbers = {number: group for group, number in listed.items() if number}
     strays: "set[int]" = set()
     kill(listed, signal.SIGTERM)
-    groups = {group for found in _relatives(listed).values() for group in found}
+    groups = {group for found, _ in survey(listed).values() for group in found}
     kill(groups.difference(listed), signal.SIGTERM)
     end, pause = time.monotonic() + GRACE_SECONDS, FIRST_LOOK_SECONDS
     while time.monotonic() < end:

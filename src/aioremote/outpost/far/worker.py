@@ -8,6 +8,8 @@ import os
 import select
 import signal
 import socket
+import struct
+import sys
 from _thread import allocate_lock
 
 from . import running
@@ -26,6 +28,7 @@ __all__ = ["Cancelled", "Worker"]
 
 READ_BYTES = 262144
 MAX_CALL_BYTES = 131072  # in the queue
+RIGHTS = struct.Struct("2i")  # descriptors for 1 and 2 that may come with PIN
 HIGH_FD = 700  # where functions that close everything do not look
 ITEMS_AHEAD = 16
 
@@ -60,11 +63,14 @@ class Worker(object):
         signal.signal(signal.SIGINT, self._on_cancel)
         untouched = Surroundings()
         while True:
-            message = self._queue.recv(MAX_CALL_BYTES)
+            message, extra, _, _ = self._queue.recvmsg(MAX_CALL_BYTES, socket.CMSG_SPACE(RIGHTS.size))
             if not message:
                 return
             _, number, kind = HEAD.unpack_from(message)
             if kind == PIN:
+                for _, _, content in extra:
+                    _redirect(*RIGHTS.unpack(content))
+                    untouched = Surroundings()
                 self._run_pinned()
             else:
                 self._call(number, memoryview(message)[HEAD.size :])
@@ -85,7 +91,7 @@ class Worker(object):
         self._number, self._credit, self._stopped = number, ITEMS_AHEAD, False
         kind, sections = self._outcome(body)
         if os.getpid() != self._pid:  # a child that the function has forked and not ended
-            os._exit(0 if kind == RESULT else 1)
+            self._leave()
         running.flush()
         self.send(kind, *join(sections))
 
@@ -102,6 +108,8 @@ class Worker(object):
             self._leave()
             raise
         except BaseException as error:  # noqa: BLE001  # whatever it is, it is the call's
+            if os.getpid() != self._pid:
+                self._leave(_status(error))
             return ERROR, self._runner.describe(error)
 
     def _on_cancel(self, number: "int", frame: "object") -> "None":
@@ -110,9 +118,9 @@ class Worker(object):
             raise Cancelled
         self._leave()
 
-    def _leave(self) -> "None":
+    def _leave(self, status: "int" = 0) -> "None":
         running.flush()
-        os._exit(0)
+        os._exit(status)
 
     # the stream
 
@@ -195,6 +203,24 @@ class Worker(object):
 
     def _has_more(self) -> "bool":
         return bool(self._read) or bool(select.select([self._stream], [], [], 0)[0])
+
+
+def _redirect(out: "int", err: "int") -> "None":
+    """Write to these from now on."""
+    for fd, standard in ((out, 1), (err, 2)):
+        os.dup2(fd, standard)
+        os.close(fd)
+
+
+def _status(error: "BaseException") -> "int":
+    """Return the status of a child that ends with an exception, as Python would; what is no SystemExit is shown."""
+    if isinstance(error, SystemExit) and isinstance(error.code, (int, type(None))):
+        return (error.code or 0) & 255
+    if isinstance(error, SystemExit):
+        sys.stderr.write("%s\n" % error.code)
+    else:
+        sys.excepthook(type(error), error, error.__traceback__)
+    return 1
 
 
 def _moved(sock: "socket.socket") -> "socket.socket":

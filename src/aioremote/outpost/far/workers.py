@@ -4,28 +4,26 @@ Not for how it starts (`crew`), which call goes to it (`pool`), nor for what it 
 """
 
 import os
-import selectors
 import signal
 import socket
+import struct
 from collections import deque
 
-from .packets import DEFINE, HEAD, LARGE, MODULE
+from .outputs import ERR, OUT, Outputs
+from .packets import DEFINE, HEAD, LARGE, MODULE, PIN
+from .polling import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .owner import Owner
     from .serve import Outpost
 
-__all__ = ["ERR", "GRACE_SECONDS", "OUT", "READ_BYTES", "Member", "unwatched"]
+__all__ = ["GRACE_SECONDS", "READ_BYTES", "Member", "unwatched"]
 
-OUT, ERR = 1, 2
 READ_BYTES = 262144
 HIGH_WATER = 262144
 TAIL_BYTES = 4096  # of a worker's output that is kept for errors
 GRACE_SECONDS = 0.5  # between the signal that a function may answer and the one that it cannot
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 class Member(object):
@@ -51,15 +49,11 @@ class Member(object):
         self._outpost = outpost
         self._queue, self._taken = _queue_pair()
         self._stream, stream = socket.socketpair()
-        self._outputs: "dict[int, int]" = {}
-        theirs: "list[int]" = []
-        for which in (OUT, ERR):
-            self._outputs[which], end = os.pipe()
-            os.set_blocking(self._outputs[which], False)
-            theirs.append(end)
+        self._outputs = Outputs(outpost, self._on_output)
+        self._used = False
         self._queue.setblocking(False)
         self._stream.setblocking(False)  # but not the queue's other end: the worker's is the same, and waits
-        self.theirs: "list[int]" = [self._taken.fileno(), stream.detach(), *theirs]
+        self.theirs: "list[int]" = [self._taken.fileno(), stream.detach(), *self._outputs.theirs]
         self._rest = b""
         self._left = 0  # of a long packet's body
         self._unsent: "deque[memoryview]" = deque()
@@ -67,22 +61,12 @@ class Member(object):
         self._events = READ
         self._held = False
         self._outpost.watch(self._stream.fileno(), self._on_stream)
-        self._watch_output(True)
-
-    def _watch_output(self, wanted: "bool") -> "None":
-        for which, fd in self._outputs.items():
-            self._outpost.watch(fd, self._output_callback(which), READ if wanted else 0)
-
-    def _output_callback(self, which: "int") -> "Callable[[int], None]":
-        def on_output(_: "int") -> "None":
-            self._on_output(which)
-
-        return on_output
 
     # towards it
 
     def post(self, message: "bytes") -> "bool":
         """Put a message into its queue; False where there is no room."""
+        self._used = True
         try:
             self._queue.send(message)
         except (BlockingIOError, InterruptedError):
@@ -90,6 +74,22 @@ class Member(object):
         except OSError:  # it is gone, and its end will be told
             return False
         return True
+
+    def pin(self, *, output: "bool") -> "None":
+        """Let calls come over its stream from now on.
+
+        With `output` what it writes comes through pipes of their own: what processes of earlier calls still write is
+        nobody's.
+        """
+        theirs = self._outputs.renew() if output and self._used else []
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("%di" % len(theirs), *theirs))]
+        self._used = True
+        try:
+            self._queue.sendmsg([HEAD.pack(0, 0, PIN)], rights if theirs else [])
+        except OSError:  # it is gone, and its end will be told
+            pass
+        for fd in theirs:
+            os.close(fd)
 
     def take_back(self) -> "list[bytes]":
         """Return what it has not taken from its queue yet; it does not get that any more."""
@@ -139,7 +139,7 @@ class Member(object):
         if held != self._held and not self.ended:
             self._held = held
             self._set_events()
-            self._watch_output(not held)
+            self._outputs.watch(not held)
 
     # from it
 
@@ -195,22 +195,12 @@ class Member(object):
             start = end
         self._rest = data[start:]
 
-    def _on_output(self, which: "int") -> "bool":
-        try:
-            data = os.read(self._outputs[which], READ_BYTES)
-        except OSError:
-            return False
-        if data:
-            self.owner.on_output(self, which, data)
-        elif not self.ended:
-            self._outpost.watch(self._outputs[which], unwatched, 0)
-        return bool(data)
+    def _on_output(self, which: "int", data: "bytes") -> "None":
+        self.owner.on_output(self, which, data)
 
     def drain(self) -> "None":
         """Tell all output that has been written until now."""
-        for which in (OUT, ERR):
-            while self._on_output(which):
-                pass
+        self._outputs.drain()
 
     def keep(self, which: "int", data: "bytes") -> "None":
         """Remember the last of output that nobody wants."""
@@ -256,13 +246,11 @@ class Member(object):
         self.drain()
         returned = self.take_back()
         outpost = self._outpost
-        for fd in [self._stream.fileno(), *self._outputs.values()]:
-            outpost.watch(fd, unwatched, 0)
+        outpost.watch(self._stream.fileno(), unwatched, 0)
         self.ended = True
         for sock in (self._queue, self._taken, self._stream):
             sock.close()
-        for fd in self._outputs.values():
-            os.close(fd)
+        self._outputs.close()
         outpost.holds.discard(self)
         self.owner.on_ended(self, status, returned)
 

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
 
     def __init__(self, link: Link, spec: ProcessSpec) -> None:
         self.pid: int | None = None
-        self.stdin: ByteSendStream | None = FarInput(self) if spec.stdin else None
+        self.stdin: ByteSendStream | None = FarInput(self, self._prompt) if spec.stdin else None
         self._out = Feed(self._hold)
         self._err = Feed(self._hold) if spec.terminal is None else None
         self.stdout: OutputStream = self._out
@@ -502,6 +503,11 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
         """Close the channel, whatever the far program does."""
         if self._channel is not None:
             self._channel.close()
+
+    def _prompt(self) -> Callable[[bytes], None] | None:
+        """Return what writes at once, where nothing holds the input back."""
+        held = self._write_held or self._exited or self._channel is None or self._spec.terminal is not None
+        return None if held else self.write_now
 
     def write_now(self, data: bytes) -> None:
         """Write a few bytes without waiting (the guard's orders)."""

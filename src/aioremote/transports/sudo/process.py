@@ -52,6 +52,11 @@ class SudoProcess(FarProcess):
         return self._sudo.output_held
 
     @property
+    def escaped(self) -> tuple[int, ...]:  # type: ignore[override]
+        """What had left the session of the tree that was ended."""
+        return self._sudo.escaped
+
+    @property
     def noise(self) -> bytes:  # type: ignore[override]
         """What login files printed before sudo began."""
         return self._sudo.noise
