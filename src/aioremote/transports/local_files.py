@@ -14,8 +14,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioremote.protocols import FarFile, FileSystem
+from aioremote.protocols import DeltaFiles, FarFile, FileSystem
 from aioremote.transports.local_calls import named, read_fully, stat_of, write_fully
+from aioremote.transports.local_deltas import LocalDeltas
 from aioremote.transports.local_trees import read_local_tree, write_local_tree
 from aioremote.types import FileEntry, FileStat
 
@@ -97,6 +98,9 @@ class LocalFiles(FileSystem):
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions
     ) -> None:
         await write_local_tree(root, pieces, tally, options)
+
+    async def deltas(self) -> DeltaFiles:
+        return LocalDeltas()
 
 
 class _LocalFile(FarFile):
