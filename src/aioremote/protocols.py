@@ -271,12 +271,7 @@ class DeltaFiles(Protocol):
     """Sends of a changed file only what the other side has not: sums of the old one, orders that make the new one.
 
     Sums and orders are those of `outpost.far.block_sums` and `patching`; nobody trusts those of another side.
-
-    Attributes:
-        is_here: whether these are this machine's own files.
     """
-
-    is_here: bool
 
     async def sums(self, root: bytes, path: bytes, size: int, block: int) -> bytes:
         """Return the sums of a file below `root` by blocks of that size; b"" where it is not as it was.

@@ -11,12 +11,13 @@ import pytest
 from tests.outpost.conftest import FAR, FLOOR, pythons
 
 from aioremote import HostKeys, LocalMachine, Machine, SshMachine, SyncReport
-from aioremote.errors import FileChanged, RemoteError
+from aioremote.errors import ConnectionLost, FileChanged, RemoteError
 from aioremote.outpost import launch
 from aioremote.outpost.deltas import OutpostDeltas
 from aioremote.outpost.far import patching
 from aioremote.outpost.far.block_sums import LEAST_BYTES
 from aioremote.outpost.stages import Payload
+from aioremote.testing.checks import cancel_everywhere, until
 from aioremote.testing.proxy import TcpProxy
 from aioremote.testing.sshd import Sshd
 from aioremote.transports.linked import LinkedTransport
@@ -234,3 +235,38 @@ async def test_a_source_that_changes_meanwhile_is_told(way: str, trees: Trees, m
             await sync(machine, trees, way)
     assert trees.old.read_bytes() == old
     assert os.listdir(trees.old.parent) == ["big"]
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+async def test_a_cancel_anywhere_leaves_the_old_file_or_the_new_one(way: str, trees: Trees) -> None:
+    """Promises 13, 58 and 60."""
+    old, new = trees.old.read_bytes(), trees.new.read_bytes()
+    async with linked() as machine:
+        await machine.connect()
+
+        async def one() -> None:
+            trees.old.write_bytes(old)
+            await sync(machine, trees, way)
+
+        async def check() -> None:
+            assert os.listdir(trees.old.parent) == ["big"]
+            assert trees.old.read_bytes() in (old, new)
+            assert await machine.path("/").exists()
+
+        assert await cancel_everywhere(one, check) >= 5
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("count", [1, 5_000, 20_000])
+async def test_a_cut_link_leaves_the_old_file(count: int, way: str, aioremote_sshd: Sshd, trees: Trees) -> None:
+    """Promises 58 and 60: sums or orders that end in their midst."""
+    old = trees.old.read_bytes()
+    trees.write_new(os.urandom(100_000) + old)
+    async with TcpProxy(aioremote_sshd.host, aioremote_sshd.port) as link:
+        async with to(aioremote_sshd, port=link.port) as machine:
+            await machine.python.eval("1")
+            link.cut_after(count, "sent" if way == "up" else "received")
+            with pytest.raises(ConnectionLost):
+                await sync(machine, trees, way)
+        await until(lambda: os.listdir(trees.old.parent) == ["big"])
+    assert trees.old.read_bytes() == old

@@ -37,15 +37,15 @@ async def send_changes(
         The paths that are done. The others are to be sent whole.
     """
     worth = {path: stats for path, stats in changed.items() if all(map(_is_worth_it, stats))}
-    if not worth:
-        return set()
-    ours, theirs = await source.files.deltas(), await target.files.deltas()
-    if ours is None or theirs is None or (ours.is_here and theirs.is_here):
+    if not worth or source.files.engine == target.files.engine == "local":
         return set()
     done: set[bytes] = set()
+    ours = await source.files.deltas()
+    if ours is None:
+        return done
     for path, (stat, old) in worth.items():
         kept, before = tally.bytes_kept, tally.bytes_done
-        if await _send(ours, os.path.join(source.path, path), theirs, target.path, path, stat, old, tally):
+        if await _send(ours, source, target, path, stat, old, tally):
             tally.wrote(Piece(path, stat))
             done.add(path)
         else:
@@ -60,24 +60,18 @@ def _is_worth_it(stat: FileStat) -> bool:
 
 
 async def _send(
-    ours: DeltaFiles,
-    place: bytes,
-    theirs: DeltaFiles,
-    root: bytes,
-    path: bytes,
-    stat: FileStat,
-    old: FileStat,
-    tally: Tally,
+    ours: DeltaFiles, source: End, target: End, path: bytes, stat: FileStat, old: FileStat, tally: Tally
 ) -> bool:
     """Send one; returns whether it is there now."""
     block = block_bytes(old.st_size)
-    reading = await ours.begin(place, stat.st_size, old.st_size, block)  # both sides read at the same time
-    async with aclosing(reading):
-        sums = await theirs.sums(root, path, old.st_size, block)
-        if not sums:
+    reading = await ours.begin(os.path.join(source.path, path), stat.st_size, old.st_size, block)
+    async with aclosing(reading):  # while an outpost comes up, and the other side reads too
+        theirs = await target.files.deltas()
+        sums = await theirs.sums(target.path, path, old.st_size, block) if theirs is not None else b""
+        if theirs is None or not sums:
             return False
         async with aclosing(reading.orders(sums)) as orders, aclosing(_counted(orders, path, stat, tally)) as counted:
-            return await theirs.patch(root, path, stat, counted)
+            return await theirs.patch(target.path, path, stat, counted)
 
 
 async def _counted(

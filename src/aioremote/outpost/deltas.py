@@ -30,7 +30,6 @@ class OutpostDeltas(DeltaFiles):
     """
 
     def __init__(self, calls: Callable[[], Awaitable[FileCalls]]) -> None:
-        self.is_here: bool = False
         self._calls = calls
 
     async def sums(self, root: bytes, path: bytes, size: int, block: int) -> bytes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from aioremote._core.lifetime import bounded_cleanup, settle
 from aioremote._core.pieces import TreeOptions
@@ -24,13 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["LocalDeltas"]
 
 _CLEANUP_SECONDS = 10.0
+T = TypeVar("T")
+A = TypeVarTuple("A")
 
 
 class LocalDeltas(DeltaFiles):
     """The files as this process's user sees them."""
-
-    def __init__(self) -> None:
-        self.is_here: bool = True
 
     async def sums(self, root: bytes, path: bytes, size: int, block: int) -> bytes:
         return await named(path, _sums, root, path, size, block)
@@ -61,27 +61,34 @@ class _LocalSource(DeltaSource):
     """A near file; it is read from the start on, whether orders are wanted yet or not."""
 
     def __init__(self, differ: Differ, path: bytes, old_size: int, block: int) -> None:
-        self._differ: Differ | None = differ
+        self._differ = differ
         self._path = path
         self._old = old_size, block
-        self._scanned = asyncio.get_running_loop().run_in_executor(None, differ.scan)
+        self._closed = False
+        self._using = threading.Lock()  # held by the thread that reads; so the file is closed after it
+        self._scanned = asyncio.get_running_loop().run_in_executor(None, self._used, differ.scan)
+
+    def _used(self, call: Callable[[*A], T], *args: *A) -> T:
+        with self._using:
+            return call(*args)
 
     async def orders(self, sums: bytes) -> AsyncGenerator[Sequence[bytes]]:
-        assert self._differ is not None
         await asyncio.wait({self._scanned})
         try:
             self._scanned.result()
         except Changed as error:
             raise _changed(self._path) from error
         orders = self._differ.orders(Sums(sums, *self._old))
-        while batch := await named(self._path, _next_orders, orders):
+        while batch := await named(self._path, self._used, _next_orders, orders):
             yield batch
 
     async def aclose(self) -> None:
-        differ, self._differ = self._differ, None
-        if differ is not None and await settle(self._scanned, _CLEANUP_SECONDS):
-            self._scanned.exception()  # told, or not wanted any more
-            differ.close()
+        if not self._closed:
+            self._closed = True
+            self._differ.give_up()
+            self._scanned.add_done_callback(lambda done: done.exception())  # told, or not wanted any more
+            closing = asyncio.get_running_loop().run_in_executor(None, self._used, self._differ.close)
+            await settle(closing, _CLEANUP_SECONDS)
 
 
 def _sums(root: bytes, path: bytes, size: int, block: int) -> bytes:

@@ -45,7 +45,7 @@ class LocalFiles(FileSystem):
         return stat_of(await named(path, os.stat if follow else os.lstat, path))
 
     async def scan(self, path: bytes) -> AsyncGenerator[Sequence[FileEntry]]:
-        listing = await named(path, os.scandir, path)
+        listing = await named(path, os.scandir, path, undo=lambda opened: opened.close())
         try:
             while batch := await named(path, _next_entries, listing):
                 yield batch

@@ -6,8 +6,9 @@ found its neighbours are compared, on both sides. So the work is that of C: hash
 """
 
 import hashlib
+import zlib
 
-from .block_sums import ANCHORED, hashes_of, read_at, short_hash
+from .block_sums import ANCHORED, crcs_of, read_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,20 +37,22 @@ class Search(object):
 
     Attributes:
         digest: the SHA-256 of the whole in hexadecimal digits, known after `scan`.
+        given_up: set from another thread to let `scan` end early.
     """
 
     def __init__(self, fd: "int", size: "int", block: "int") -> "None":
         self.digest: "str" = ""
+        self.given_up: "bool" = False
         self._fd = fd
         self._size = size
         self._block = block
-        self._own: "list[bytes]" = []
+        self._own: "list[int]" = []
         self._effort = _EFFORT * size
 
     def scan(self) -> "bool":
         """Hash the file: what can be done before the other side's sums are here. Returns whether it is all there."""
         whole = hashlib.sha256()
-        self._own = hashes_of(self._fd, self._size, self._block, whole)
+        self._own = crcs_of(self._fd, self._size, self._block, whole, lambda: self.given_up)
         self.digest = whole.hexdigest()
         return len(self._own) == -(-self._size // self._block)
 
@@ -72,20 +75,31 @@ class Search(object):
     # at multiples of the block
 
     def _aligned(self, sums: "Sums") -> "list[_Run]":
-        known = {found: number for number, found in enumerate(sums.hashes[: sums.whole])}
-        block = self._block
+        known = {crc: number for number, crc in enumerate(sums.crcs[: sums.whole])}
+        block, own = self._block, self._own
         runs: "list[_Run]" = []
         for number in range(self._size // block):
-            own = self._own[number]
-            there = number if number < sums.whole and sums.hashes[number] == own else known.get(own)
-            if there is not None:
-                runs.append((number * block, there * block, block))
+            there = number
+            if number >= sums.whole or sums.crcs[number] != own[number]:
+                there = known.get(own[number], -1)
+                if there < 0 or not self._has_neighbour(number, there, sums):
+                    continue
+            runs.append((number * block, there * block, block))
         tail = sums.size - sums.whole * block  # the last block there, where it is here too
         start = sums.whole * block
         is_free = start + tail <= self._size and not (runs and runs[-1][0] >= start)
-        if tail and is_free and short_hash(read_at(self._fd, start, tail)) == sums.hashes[-1]:
+        if tail and is_free and zlib.crc32(read_at(self._fd, start, tail)) == sums.crcs[-1]:
             runs.append((start, start, tail))
         return list(_joined(runs))
+
+    def _has_neighbour(self, number: "int", there: "int", sums: "Sums") -> "bool":
+        """Whether another block goes with one that is somewhere else there: of many a CRC meets one by chance."""
+        return any(
+            0 <= there + step < sums.whole
+            and 0 <= number + step < self._size // self._block
+            and sums.crcs[there + step] == self._own[number + step]
+            for step in (-1, 1)
+        )
 
     def _gaps(self, runs: "list[_Run]", sums: "Sums") -> "Iterator[_Gap]":
         """Yield what lies between: start and end here, and the bytes there that belong between the same neighbours."""
@@ -138,7 +152,7 @@ class Search(object):
             left += len(data) - len(anchor) + 1
 
     def _is_at(self, here: "int", number: "int", sums: "Sums") -> "bool":
-        return short_hash(read_at(self._fd, here, sums.length(number))) == sums.hashes[number]
+        return zlib.crc32(read_at(self._fd, here, sums.length(number))) == sums.crcs[number]
 
     def _extended(self, here: "int", number: "int", gap: "_Gap", sums: "Sums") -> "_Run":
         """Return the run around a block that was found, with its neighbours to both sides that are here too."""
@@ -151,7 +165,7 @@ class Search(object):
             and self._is_at((first - 1) * block + shift, first - 1, sums)
         ):
             first -= 1
-        while after < len(sums.hashes):
+        while after < len(sums.crcs):
             there_end = after * block + sums.length(after)
             if there_end > high or there_end + shift > end or not self._is_at(after * block + shift, after, sums):
                 break

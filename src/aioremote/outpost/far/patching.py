@@ -10,7 +10,7 @@ import stat
 import struct
 
 from .block_search import Search
-from .block_sums import Sums, read_at, sums_of
+from .block_sums import READ_BYTES, Sums, read_at, sums_of
 from .file_frames import BLOCK_BYTES
 from .tree_reader import Changed
 
@@ -99,6 +99,10 @@ class Differ(object):
             at = here + length
         yield WHOLE + self._search.digest.encode("ascii")
 
+    def give_up(self) -> "None":
+        """Let `scan` end early, in whatever thread it is: as if the file were shorter."""
+        self._search.given_up = True
+
     def close(self) -> "None":
         """Close the file."""
         os.close(self._fd)
@@ -153,7 +157,7 @@ class Patcher(object):
         if not 0 < count <= self._size - start:
             raise Mismatch()
         while count:
-            data = read_at(self._old, start, min(BLOCK_BYTES, count))
+            data = read_at(self._old, start, min(READ_BYTES, count))
             if not data:  # it is shorter now
                 raise Mismatch()
             self._add(data)
