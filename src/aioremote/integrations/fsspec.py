@@ -20,7 +20,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any  # what fsspec's signatures leave open
 
-from fsspec.asyn import AsyncFileSystem, get_loop, sync_wrapper
+from fsspec.asyn import get_loop, sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from aioremote._core.pieces import Piece, Tally, TreeOptions
@@ -48,6 +48,19 @@ if TYPE_CHECKING:
     from aioremote.protocols import FarFile, FileSystem
     from aioremote.types import FileEntry
 
+    class AsyncFileSystem:
+        """As much of it as is used here: fsspec ships no types."""
+
+        loop: Any
+
+        def __init__(self, *, loop: Any = None, asynchronous: bool = False, **options: Any) -> None: ...
+        async def _isdir(self, path: str) -> bool: ...
+        async def _expand_path(self, path: str | list[str]) -> list[str]: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    from fsspec.asyn import AsyncFileSystem
+
 __all__ = ["MachineFileSystem", "SshFileSystem"]
 
 _PROTOCOL = "aioremote+ssh"
@@ -56,7 +69,7 @@ _PIECE_BYTES = 1024 * 1024  # Source: Piece.data
 _NEW_FILE = 0o100666
 
 
-class MachineFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec ships no types
+class MachineFileSystem(AsyncFileSystem):
     """The files of a machine for whatever takes a file system of fsspec.
 
     Errors are the builtin OSErrors, with errno and far path; ConnectionLost, a ConnectionError, where the link ended.
