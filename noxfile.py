@@ -17,7 +17,7 @@ from nox.command import CommandFailed
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
-EXTRAS = "cli,testing,httpx,aiohttp,redis,smb"
+EXTRAS = "cli,testing,httpx,aiohttp,redis,fsspec,smb"
 IN_SITE_PACKAGES = (
     "import aioremote, pathlib, sysconfig;"
     "where = pathlib.Path(aioremote.__file__).resolve(); home = pathlib.Path(sysconfig.get_path('purelib')).resolve();"

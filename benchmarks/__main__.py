@@ -21,6 +21,7 @@ QUESTIONS = (
     "warm_commands",
     "reading",
     "small_files",
+    "changed_file",
     "loop_stall",
     "round_trips",
     "lines",

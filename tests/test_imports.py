@@ -17,6 +17,7 @@ PACKAGE = Path(aioremote.__file__).parent
 PUBLIC = ["aioremote", "aioremote.errors", "aioremote.protocols", "aioremote.types", "aioremote.testing"]
 NOT_LOADED = {"asyncssh", "cryptography", "ClusterShell", "click", "rich", "pytest", "uvloop"} | {
     "aiohttp",
+    "fsspec",
     "httpcore",
     "httpx",
     "redis",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from aioremote.types import Address, Capability, Endpoint, ExitStatus, FileEntry, FileStat, ProcessSpec
 
 __all__ = [
+    "DeltaFiles",
+    "DeltaSource",
     "FarFile",
     "FarProcess",
     "FileSystem",
@@ -261,6 +263,60 @@ class FileSystem(Protocol):
         The pieces have been through `checked`. No link below `root` is followed. Where the pieces, the writing or the
         caller's cancel end this early, whole files stay, no part of another is left.
         """
+        ...
+
+    async def deltas(self) -> DeltaFiles | None:
+        """Return what brings changed files up to date by their differences; None where this engine cannot."""
+        return None
+
+
+class DeltaFiles(Protocol):
+    """Sends of a changed file only what the other side has not: sums of the old one, orders that make the new one.
+
+    Sums and orders are those of `outpost.far.block_sums` and `patching`; nobody trusts those of another side.
+    """
+
+    async def sums(self, root: bytes, path: bytes, size: int, block: int) -> bytes:
+        """Return the sums of a file below `root` by blocks of that size; b"" where it is not as it was.
+
+        Raises:
+            RemoteError: the far side tells other than so many bytes as there have to be.
+        """
+        ...
+
+    async def begin(self, path: bytes, size: int, old_size: int, block: int) -> DeltaSource:
+        """Begin to read a new file of `size` bytes, whose old one has `old_size`.
+
+        Raises:
+            FileChanged: it has another size.
+        """
+        ...
+
+    async def patch(self, root: bytes, path: bytes, found: FileStat, orders: AsyncIterator[Sequence[bytes]]) -> bool:
+        """Make a new file of the old one below `root`, beside it, with the source's times and permissions.
+
+        Returns:
+            Whether it has the old one's place now; False where the orders do not lead to the source, and all is as it
+            was.
+
+        Cancellation: the old file stays, no part of another is left.
+        """
+        ...
+
+
+class DeltaSource(Protocol):
+    """A new file that is being read."""
+
+    def orders(self, sums: bytes) -> AsyncGenerator[Sequence[bytes]]:
+        """Yield the orders that make it of the old one, in batches. Close it where left early.
+
+        Raises:
+            FileChanged: the file is not as it was.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Give it up. May be called twice."""
         ...
 
 

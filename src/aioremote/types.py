@@ -440,7 +440,7 @@ class SyncReport:
         sent: files and links that were written, sorted.
         deleted: what was removed from the target, sorted; a directory with all that was in it is one.
         unchanged: the number of files and links that were as they should be.
-        bytes: of the files sent.
+        bytes: of the files sent; of one that was sent by its differences, only what differs.
         elapsed: seconds.
         engine: as in `TransferReport`.
         skipped: as in `TransferReport`.

@@ -44,6 +44,7 @@ PUBLIC = [
     "aioremote.fleet",
     "aioremote.integrations.aiohttp",
     "aioremote.integrations.asyncio",
+    "aioremote.integrations.fsspec",
     "aioremote.integrations.httpx",
     "aioremote.integrations.redis",
     "aioremote.integrations.sockets",
@@ -112,7 +113,7 @@ def docstring_blocks() -> Iterator[Block]:
 
 
 def is_program(block: Block) -> bool:
-    return "asyncio.run(" in block.code
+    return "asyncio.run(" in block.code or "aioremote+ssh://" in block.code  # fsspec keeps a thread
 
 
 def has_tests(block: Block) -> bool:

@@ -98,6 +98,7 @@ class Tally:
     Attributes:
         files_found, bytes_found: counted by the reader.
         files_done, bytes_done: counted by the writer.
+        bytes_kept: of these bytes, those that the target had already.
         skipped: what was left out: path and reason.
     """
 
@@ -106,6 +107,7 @@ class Tally:
         self.bytes_found: int = 0
         self.files_done: int = 0
         self.bytes_done: int = 0
+        self.bytes_kept: int = 0
         self.skipped: list[tuple[str, str]] = []
         self._progress = progress
 
@@ -117,6 +119,11 @@ class Tally:
     def skip(self, path: bytes, why: str) -> None:
         """Note what is left out."""
         self.skipped.append((path.decode("utf-8", "surrogateescape"), why))
+
+    def kept(self, count: int) -> None:
+        """Count bytes of a file that need not be sent."""
+        self.bytes_kept += count
+        self.bytes_done += count
 
     def wrote(self, piece: Piece) -> None:
         """Count a piece of a file that has been written, a last one also as a file; tells the caller's callback."""

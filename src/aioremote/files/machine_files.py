@@ -125,6 +125,7 @@ class MachineFiles:
         *,
         delete: bool = False,
         checksum: bool = False,
+        delta: bool = True,
         dry_run: bool = False,
         exclude: Sequence[str] = (),
         engine: str = "auto",
@@ -141,6 +142,9 @@ class MachineFiles:
             delete: remove from `dst` what `src` has not, after everything was sent; and, before, what stands where
                 `src` has something of another kind. Links are removed as links.
             checksum: compare the content of files of equal size by SHA-256, whatever their times.
+            delta: send of a changed file of 1 MiB or more only what differs, where an outpost can compare: less to send
+                than the whole, more to compute at both ends. Its SHA-256 decides; where it does not come out, the whole
+                file is sent.
             dry_run: change nothing, report what would be done.
             exclude: lines of a .gitignore, relative to both directories. What matches is neither sent nor removed.
             engine, progress: as in `upload`.
@@ -169,6 +173,7 @@ class MachineFiles:
             target,
             delete=delete,
             checksum=checksum,
+            delta=delta,
             dry_run=dry_run,
             exclude=exclude,
             progress=progress,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from aioremote._core.pieces import Piece, Tally, TreeOptions, checked, is_safe_link, kind_of_special
 from aioremote.errors import FileChanged, FileMissing, file_error
+from aioremote.files.delta import send_changes
 from aioremote.files.listing import Listing, excluder, list_tree
 from aioremote.files.resuming import PIECE_BYTES, file_digest
 from aioremote.types import SyncReport
@@ -64,6 +65,7 @@ async def sync(
     *,
     delete: bool,
     checksum: bool,
+    delta: bool,
     dry_run: bool,
     exclude: Iterable[str],
     progress: Callable[[TransferProgress], None] | None,
@@ -77,10 +79,14 @@ async def sync(
     there = await list_tree(target, excluded)
     plan = await _plan(source, target, here, there, tally, checksum=checksum)
     removed = _removals(plan, there) if delete else []
+    sent = sorted([*plan.files, *plan.links])
     if not dry_run:
         for path in [path for path in removed if path in plan.in_the_way]:
             await _remove(target, path, there.entries[path])
         if plan.folders or not there.exists:
+            changed = {path: (here.entries[path], there.entries[path]) for path in plan.files if path in there.entries}
+            patched = await send_changes(source, target, changed, tally) if delta else set[bytes]()
+            plan.files = [path for path in plan.files if path not in patched]
             pieces = checked(_pieces(source, here, plan, root), tally, host=source.host, trusted=source.is_near)
             async with aclosing(pieces):
                 await target.files.write_tree(target.path, pieces, tally, TreeOptions(preserve=True))
@@ -88,10 +94,10 @@ async def sync(
             await _remove(target, path, there.entries[path])
     engines = [end.files.engine for end in (source, target) if not end.is_near]
     return SyncReport(
-        sent=tuple(os.fsdecode(path) for path in sorted([*plan.files, *plan.links])),
+        sent=tuple(os.fsdecode(path) for path in sent),
         deleted=tuple(os.fsdecode(path) for path in removed),
         unchanged=plan.unchanged,
-        bytes=tally.bytes_done,
+        bytes=tally.bytes_done - tally.bytes_kept,
         elapsed=time.perf_counter() - began,
         engine="+".join(dict.fromkeys(engines)) or "local",
         skipped=tuple(tally.skipped),

@@ -23,7 +23,7 @@ _PICKLE = 4  # Source: what Python 3.6 reads
 _ERRNOS = {name: number for number, name in errno.errorcode.items()}
 
 
-def file_order(name: str, path: bytes = b"", **options: bool) -> bytes:
+def file_order(name: str, path: bytes = b"", **options: object) -> bytes:
     """Return the header of a "files" channel."""
     return pickle.dumps((name, path, options), _PICKLE)
 

@@ -33,14 +33,14 @@ from aioremote.outpost.far.file_frames import (
     record,
 )
 from aioremote.outpost.file_calls import FileCalls, file_order, nonsense, told_error
-from aioremote.protocols import FarFile, FileSystem
+from aioremote.protocols import DeltaFiles, FarFile, FileSystem
 from aioremote.types import FileEntry, FileStat
 
 if TYPE_CHECKING:
     from aioremote._core.pieces import Tally, TreeOptions
     from aioremote.outpost.link import Link
 
-__all__ = ["OutpostFiles"]
+__all__ = ["FileStream", "OutpostFiles"]
 
 TREE_WINDOW = 4 * BLOCK_BYTES  # of a tree that is read, sent ahead
 _CLEANUP_SECONDS = 10.0
@@ -177,12 +177,17 @@ class OutpostFiles(FileSystem):
                 await bounded_cleanup(stream.drain(), _CLEANUP_SECONDS)
                 raise
 
-    async def _stream(self, order: bytes, *, window: int = BLOCK_BYTES) -> _Stream:
+    async def deltas(self) -> DeltaFiles:
+        from aioremote.outpost.deltas import OutpostDeltas  # which stands above
+
+        return OutpostDeltas(self._calls)
+
+    async def _stream(self, order: bytes, *, window: int = BLOCK_BYTES) -> FileStream:
         link = (await self._calls()).link
-        return _Stream(link, order, window=window)
+        return FileStream(link, order, window=window)
 
 
-class _Stream(Channel):
+class FileStream(Channel):
     """A channel whose far helper does one thing and says how it ended."""
 
     __slots__ = ("_records",)

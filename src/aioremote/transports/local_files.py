@@ -14,8 +14,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioremote.protocols import FarFile, FileSystem
+from aioremote.protocols import DeltaFiles, FarFile, FileSystem
 from aioremote.transports.local_calls import named, read_fully, stat_of, write_fully
+from aioremote.transports.local_deltas import LocalDeltas
 from aioremote.transports.local_trees import read_local_tree, write_local_tree
 from aioremote.types import FileEntry, FileStat
 
@@ -44,7 +45,7 @@ class LocalFiles(FileSystem):
         return stat_of(await named(path, os.stat if follow else os.lstat, path))
 
     async def scan(self, path: bytes) -> AsyncGenerator[Sequence[FileEntry]]:
-        listing = await named(path, os.scandir, path)
+        listing = await named(path, os.scandir, path, undo=lambda opened: opened.close())
         try:
             while batch := await named(path, _next_entries, listing):
                 yield batch
@@ -97,6 +98,9 @@ class LocalFiles(FileSystem):
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions
     ) -> None:
         await write_local_tree(root, pieces, tally, options)
+
+    async def deltas(self) -> DeltaFiles:
+        return LocalDeltas()
 
 
 class _LocalFile(FarFile):

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from aioremote.protocols import FarFile, FileSystem
+from aioremote.protocols import DeltaFiles, FarFile, FileSystem
 
 if TYPE_CHECKING:
     from aioremote._core.pieces import Piece, Tally, TreeOptions
@@ -112,6 +112,9 @@ class UpgradingFiles(FileSystem):
         is_tree = first is not None and any(piece.stat.is_dir() for piece in first)
         files = await self._for_transfer(is_tree=is_tree)
         await files.write_tree(root, _with_first(first, pieces), tally, options)
+
+    async def deltas(self) -> DeltaFiles | None:
+        return await (await self._for_transfer(is_tree=True)).deltas()
 
 
 async def _with_first(

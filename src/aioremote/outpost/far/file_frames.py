@@ -20,12 +20,14 @@ __all__ = [
     "ERROR",
     "FINISH",
     "FOUND",
+    "MISMATCH",
     "MOST_BYTES",
     "PIECE",
     "RECORD",
     "SKIPPED",
     "STAT",
     "STOP",
+    "SUMS",
     "TROUBLE",
     "Records",
     "pack_error",
@@ -45,6 +47,8 @@ CHANGED = b"c"  # a file changed while it was read; its path
 TROUBLE = b"x"  # the service broke; a text
 FOUND = b"+"  # more files and bytes will come: two numbers
 SKIPPED = b"-"  # path and reason, with NUL between
+MISMATCH = b"m"  # orders did not lead to the source's content; all is as it was
+SUMS = b"b"  # a part of the sums of a file's blocks
 FINISH = b"."  # near: all pieces have been sent
 
 STOP = b"s"  # a signal from the near end: let go of what is not whole

@@ -10,20 +10,25 @@ import shutil
 import signal
 import stat
 
+from .block_sums import Sums, sums_bytes
 from .file_calls import FileCalls
 from .file_frames import (
+    BLOCK_BYTES,
     CHANGED,
     DONE,
     FINISH,
     FOUND,
+    MISMATCH,
     PIECE,
     SKIPPED,
+    SUMS,
     TROUBLE,
     Records,
     pack_error,
     pack_piece,
     record,
 )
+from .patching import Differ, Mismatch, Patcher, tell_sums
 from .supervisor import stand_apart
 from .tree_reader import Changed, TreeReader
 from .tree_writer import Failed, Options, TreeWriter
@@ -32,7 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 __all__ = ["become_helper"]
 
@@ -44,12 +49,12 @@ def become_helper(sock: "socket.socket", order: "bytes") -> "NoReturn":
 
     Args:
         sock: the only thing that it keeps.
-        order: what for, pickled by the near end: "calls"; "read", "remove" or "write" with a path and options.
+        order: what for, pickled by the near end: "calls"; or one of `_ACTS` with a path and options.
     """
     try:
         stand_apart(sock.fileno())
         name, path, options = pickle.loads(order)
-        if name != "write":  # which has to clean up, and ends with its input
+        if name not in ("write", "patch"):  # which have to clean up, and end with their input
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if name == "calls":
             FileCalls(sock).run()
@@ -62,10 +67,10 @@ def become_helper(sock: "socket.socket", order: "bytes") -> "NoReturn":
 
 
 def _told(
-    act: "Callable[[socket.socket, bytes, dict[str, bool]], None]",
+    act: "Callable[[socket.socket, bytes, dict[str, Any]], None]",
     sock: "socket.socket",
     path: "bytes",
-    options: "dict[str, bool]",
+    options: "dict[str, Any]",
 ) -> "bytes":
     """Do it, and return the record that tells how it ended."""
     try:
@@ -74,6 +79,8 @@ def _told(
         return pack_error(error.error, error.path)
     except Changed as error:
         return record(CHANGED, error.path)
+    except Mismatch:
+        return record(MISMATCH)
     except (BrokenPipeError, ConnectionError):
         raise
     except OSError as error:
@@ -85,7 +92,7 @@ def _told(
     return record(DONE)
 
 
-def _read(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> "None":
+def _read(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
     reader = TreeReader(path, pack_piece)
     for batch in reader.batches():
         parts: "list[bytes]" = []
@@ -102,7 +109,7 @@ def _skipped(reader: "TreeReader") -> "list[bytes]":
     return [record(SKIPPED, name, b"\0", why.encode("utf-8")) for name, why in skipped]
 
 
-def _remove(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> "None":
+def _remove(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     shutil.rmtree(path)  # by descriptors: no link that appears meanwhile is followed
@@ -120,7 +127,7 @@ class _Stat(object):
         self.st_mtime_ns: "int" = mtime
 
 
-def _write(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> "None":
+def _write(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
     writer = TreeWriter(path, Options(**options))
     records = Records()
     try:
@@ -145,4 +152,53 @@ def _write_piece(writer: "TreeWriter", body: "bytes") -> "None":
     writer.write(body[PIECE.size : start], found, body[end:], fields[3], fields[0] != b"p", body[start:end])
 
 
-_ACTS = {"read": _read, "remove": _remove, "write": _write}
+# changed files
+
+
+def _sums(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    writer = TreeWriter(path, Options())
+    try:
+        told = tell_sums(writer, options["below"], options["size"], options["block"])
+    finally:
+        writer.close()
+    for start in range(0, len(told), BLOCK_BYTES):
+        sock.sendall(record(SUMS, told[start : start + BLOCK_BYTES]))
+
+
+def _diff(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    size, block = options["old_size"], options["block"]
+    differ = Differ(path, options["size"], block)
+    try:
+        differ.scan()
+        told, wanted = b"", sums_bytes(size, block)
+        while len(told) < wanted:
+            data = sock.recv(READ_BYTES)
+            if not data:  # the near end has given up
+                return
+            told += data
+        for order in differ.orders(Sums(told, size, block)):
+            sock.sendall(record(order))
+    finally:
+        differ.close()
+
+
+def _patch(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    writer = TreeWriter(path, Options(preserve=True, durable=False))
+    patcher = None
+    records = Records()
+    try:
+        patcher = Patcher(writer, options["below"], _Stat(*options["stat"]))
+        while True:
+            data = sock.recv(READ_BYTES)
+            if not data:  # the near end has given up, or is gone
+                raise Mismatch()
+            for order in records.feed(data):
+                if patcher.follow(order):
+                    return
+    finally:
+        if patcher is not None:
+            patcher.close()
+        writer.close()
+
+
+_ACTS = {"diff": _diff, "patch": _patch, "read": _read, "remove": _remove, "sums": _sums, "write": _write}

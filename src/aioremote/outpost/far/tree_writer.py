@@ -126,6 +126,14 @@ class TreeWriter(object):
         except OSError as error:
             raise Failed(error, below(self._root, path)) from error
 
+    def open_existing(self, path: "bytes") -> "int":
+        """Open for reading what is in a file's place, and return it; no link below the root is followed."""
+        folder, name = self._place(path)
+        try:
+            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | _CLOEXEC, dir_fd=folder)
+        finally:
+            os.close(folder)
+
     def finish(self) -> "None":
         """Set what is left for the end, and let the disk have it."""
         path = b""
@@ -237,7 +245,7 @@ class TreeWriter(object):
         growing = self._growing.get(path)
         if growing is None:
             growing = self._growing[path] = self._begin(path)
-        if len(data) <= _HOLE_BYTES or data.count(0) < len(data):  # the rest stays a hole
+        if len(data) <= _HOLE_BYTES or data[0] or data.count(0) < len(data):  # the rest stays a hole
             os.lseek(growing.fd, offset, os.SEEK_SET)
             _write_fully(growing.fd, data)
         if last:
