@@ -21,6 +21,7 @@ QUESTIONS = (
     "warm_commands",
     "reading",
     "small_files",
+    "fleet_upload",
     "loop_stall",
     "round_trips",
     "lines",

@@ -71,12 +71,14 @@ class TreeOptions:
         preserve_special: set-id bits and write permission for all are kept too.
         overwrite: whether files may be replaced; FileInTheWay otherwise.
         durable: whether to return only when the disk has it.
+        ahead_bytes: taken from the source and not known to be written, where an engine counts them.
     """
 
     preserve: bool = False
     preserve_special: bool = False
     overwrite: bool = True
     durable: bool = True
+    ahead_bytes: int = 16 * 1024 * 1024
 
     def mode(self, stat: FileStat, umask: int, existing: int | None = None) -> int:
         """Return the permissions for a file.

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["SftpWriter"]
 
 T = TypeVar("T")
-_BUDGET_BYTES = 16 * 1024 * 1024  # being written
-_LEAST_BYTES = 128 * 1024  # what any piece counts in that budget: as many files as that at once
+_LEAST_BYTES = 128 * 1024  # what any piece counts of what is being written: as many files as that at once
 _CLEANUP_SECONDS = 10.0
 
 
@@ -90,7 +89,7 @@ class SftpWriter:
         self._root = root
         self._tally = tally
         self._options = options
-        self._budget = _Budget(_BUDGET_BYTES)
+        self._budget = _Budget(options.ahead_bytes)
         self._folders: dict[bytes, asyncio.Task[bool]] = {}
         self._targets: dict[bytes, _Target] = {}  # files that are not whole yet
         self._later: list[Piece] = []  # directories whose attributes are set at the end
