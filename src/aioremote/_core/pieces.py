@@ -17,10 +17,12 @@ from aioremote.errors import UnsafePathError, file_error
 from aioremote.types import FileStat, TransferProgress
 
 if TYPE_CHECKING:
+    from aioremote.errors import FileError
     from aioremote.protocols import FileSystem
 
 __all__ = [
     "TEMP_MARK",
+    "Listed",
     "Piece",
     "Tally",
     "TreeOptions",
@@ -59,6 +61,23 @@ class Piece:
     offset: int = 0
     last: bool = True
     target: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One entry of a tree.
+
+    Attributes:
+        path: below the root, with slashes.
+        stat: of the entry itself, also of a link.
+        target: the text of a link.
+        error: in a second entry for a directory: why what is in it cannot be told.
+    """
+
+    path: bytes
+    stat: FileStat
+    target: bytes = b""
+    error: FileError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

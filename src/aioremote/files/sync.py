@@ -10,7 +10,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from aioremote._core.pieces import Piece, Tally, TreeOptions, checked, is_safe_link, kind_of_special
 from aioremote.errors import FileChanged, FileMissing, file_error
 from aioremote.files.listing import Listing, excluder, list_tree
-from aioremote.files.resuming import PIECE_BYTES, file_digest
+from aioremote.files.resuming import PIECE_BYTES, read_digest
 from aioremote.types import SyncReport
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ async def _check_roots(source: End, target: End) -> FileStat:
 
 async def _plan(source: End, target: End, here: Listing, there: Listing, tally: Tally, *, checksum: bool) -> _Plan:
     plan = _Plan(extra=[path for path in there.entries if path not in here.entries])
+    same = await _same_files(source, target, here, there, checksum=checksum)
     for path, stat in here.entries.items():
         why = kind_of_special(stat)
         if why is not None:
@@ -122,12 +123,11 @@ async def _plan(source: End, target: End, here: Listing, there: Listing, tally: 
             continue
         existing = there.entries.get(path)
         if stat.is_symlink():
-            text = await source.files.readlink(_below(source, path))
+            text = here.targets[path]
             if not source.is_near and not is_safe_link(path, text):
                 tally.skip(path, "a link that leads out of the tree")
                 continue
-            is_same = existing is not None and existing.is_symlink()
-            if is_same and await target.files.readlink(_below(target, path)) == text:
+            if there.targets.get(path) == text:
                 plan.unchanged += 1
                 continue
             plan.links[path] = text
@@ -135,7 +135,7 @@ async def _plan(source: End, target: End, here: Listing, there: Listing, tally: 
             if existing is not None and existing.is_dir():
                 continue
             plan.folders.add(path)
-        elif existing is not None and await _is_same(source, target, path, stat, existing, checksum=checksum):
+        elif path in same:
             plan.unchanged += 1
             continue
         else:
@@ -147,15 +147,30 @@ async def _plan(source: End, target: End, here: Listing, there: Listing, tally: 
     return plan
 
 
-async def _is_same(
-    source: End, target: End, path: bytes, stat: FileStat, existing: FileStat, *, checksum: bool
-) -> bool:
-    if not existing.is_file() or stat.st_size != existing.st_size:
-        return False
-    if not checksum:
-        return _same_time(stat.st_mtime_ns, existing.st_mtime_ns)
-    ours = await file_digest(source, _below(source, path), stat.st_size)
-    return ours == await file_digest(target, _below(target, path), stat.st_size)
+async def _same_files(source: End, target: End, here: Listing, there: Listing, *, checksum: bool) -> set[bytes]:
+    """Return the files that are as they should be: by size and time, or by what both ends hash."""
+    alike: dict[bytes, FileStat] = {}
+    for path, stat in here.entries.items():
+        existing = there.entries.get(path)
+        if existing is None or not stat.is_file() or not existing.is_file() or stat.st_size != existing.st_size:
+            continue
+        if checksum or _same_time(stat.st_mtime_ns, existing.st_mtime_ns):
+            alike[path] = stat
+    if not checksum or not alike:
+        return set(alike)
+    async with asyncio.TaskGroup() as group:
+        both = [group.create_task(_digests(end, alike)) for end in (source, target)]
+    ours, theirs = both[0].result(), both[1].result()
+    return {path for path in alike if ours[path] == theirs[path]}
+
+
+async def _digests(end: End, files: Mapping[bytes, FileStat]) -> dict[bytes, bytes]:
+    """Return what files hash to; they are read from here only where the end itself cannot hash."""
+    found = await end.files.digests([_below(end, path) for path in files])
+    return {
+        path: digest or await read_digest(end, _below(end, path), files[path].st_size)
+        for path, digest in zip(files, found, strict=True)
+    }
 
 
 def _same_time(one: int, other: int) -> bool:

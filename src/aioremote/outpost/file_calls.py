@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import pickle
 from collections import deque
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from aioremote.outpost.far.frames import cost
 from aioremote.outpost.far.handlers import CANCELLED, Handler
 
 if TYPE_CHECKING:
+    from aioremote.errors import FileError
     from aioremote.outpost.link import Link
 
-__all__ = ["FileCalls", "file_order", "nonsense", "told_error"]
+__all__ = ["FileCalls", "file_order", "named_error", "nonsense", "told_error"]
 
 _PICKLE = 4  # Source: what Python 3.6 reads
 _ERRNOS = {name: number for number, name in errno.errorcode.items()}
@@ -38,6 +40,12 @@ def told_error(body: bytes, host: str) -> RemoteError:
         shown = rest.decode("utf-8", "surrogateescape")
         return FileChanged(f"{host}: {shown} changed while it was read; send it again", host=host, path=shown)
     return RemoteError(f"{host}: the far end's files: {rest[:4096].decode('utf-8', 'replace')}", host=host)
+
+
+def named_error(name: bytes, root: bytes, path: bytes, host: str) -> FileError:
+    """Return the error for a path of a tree, by errno's name."""
+    number = _ERRNOS.get(name.decode("ascii", "replace"), errno.EIO)
+    return file_error(number, os.fsdecode(os.path.join(root, path)), host=host)
 
 
 def nonsense(host: str) -> RemoteError:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioremote._core.lifetime import bounded_cleanup
-from aioremote._core.pieces import Piece
+from aioremote._core.pieces import Listed, Piece
 from aioremote.errors import ConnectionLost, RemoteError
 from aioremote.outpost.channel import Channel, ChannelReset
 from aioremote.outpost.far.file_frames import (
     BLOCK_BYTES,
+    DIGESTS,
     DONE,
     END,
     ENTRY,
@@ -28,11 +29,12 @@ from aioremote.outpost.far.file_frames import (
     SKIPPED,
     STAT,
     STOP,
+    UNREAD,
     Records,
     pack_piece,
     record,
 )
-from aioremote.outpost.file_calls import FileCalls, file_order, nonsense, told_error
+from aioremote.outpost.file_calls import FileCalls, file_order, named_error, nonsense, told_error
 from aioremote.protocols import FarFile, FileSystem
 from aioremote.types import FileEntry, FileStat
 
@@ -44,6 +46,7 @@ __all__ = ["OutpostFiles"]
 
 TREE_WINDOW = 4 * BLOCK_BYTES  # of a tree that is read, sent ahead
 _CLEANUP_SECONDS = 10.0
+_PATHS = 200  # in a record
 _HANDLE_BYTES = 4
 _ACCESS = {os.O_RDONLY: "O_RDONLY", os.O_WRONLY: "O_WRONLY", os.O_RDWR: "O_RDWR"}
 _FLAGS = ("O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND")
@@ -140,6 +143,28 @@ class OutpostFiles(FileSystem):
                 stream.signal(END)
                 await bounded_cleanup(stream.drain(), _CLEANUP_SECONDS)
                 raise
+
+    async def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+        async with await self._stream(file_order("list", root), window=TREE_WINDOW) as stream:
+            over = False
+            while not over:
+                listed, over = _listed(await stream.records(), root, stream.host)
+                if listed:
+                    yield listed
+
+    async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
+        digests: list[bytes | None] = []
+        async with await self._stream(file_order("digest")) as stream:
+            for start in range(0, len(paths), _PATHS):
+                await stream.send(record(b"\0".join(paths[start : start + _PATHS])))
+            await stream.send(record(FINISH))
+            while True:
+                for body in await stream.records():
+                    if body == DONE and len(digests) == len(paths):
+                        return digests
+                    if body[:1] != DIGESTS or len(body) != 33:
+                        raise told_error(body, stream.host)
+                    digests.append(body[1:] if any(body[1:]) else None)
 
     async def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         async with await self._stream(file_order("read", root), window=TREE_WINDOW) as stream:
@@ -249,6 +274,26 @@ def _sorted(bodies: list[bytes], tally: Tally, host: str) -> tuple[list[Piece], 
         else:
             raise told_error(body, host)
     return pieces, False
+
+
+def _listed(bodies: list[bytes], root: bytes, host: str) -> tuple[list[Listed], bool]:
+    """Return the entries among some records, and whether they were the last."""
+    listed: list[Listed] = []
+    for body in bodies:
+        kind = body[:1]
+        if kind in _PIECES:
+            piece = _piece(body, host)
+            listed.append(Listed(piece.path, piece.stat, piece.target))
+        elif kind == UNREAD:
+            name, _, path = body[1:].partition(b"\0")
+            listed.append(
+                Listed(path, FileStat(st_mode=0o040000, st_size=0), error=named_error(name, root, path, host))
+            )
+        elif kind == DONE:
+            return listed, True
+        else:
+            raise told_error(body, host)
+    return listed, False
 
 
 def _piece(body: bytes, host: str) -> Piece:

@@ -14,13 +14,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from aioremote.outpost.far.tree_lister import file_digest
 from aioremote.protocols import FarFile, FileSystem
-from aioremote.transports.local_calls import named, read_fully, stat_of, write_fully
-from aioremote.transports.local_trees import read_local_tree, write_local_tree
+from aioremote.transports.local_calls import in_thread, named, read_fully, stat_of, write_fully
+from aioremote.transports.local_trees import list_local_tree, read_local_tree, write_local_tree
 from aioremote.types import FileEntry, FileStat
 
 if TYPE_CHECKING:
-    from aioremote._core.pieces import Piece, Tally, TreeOptions
+    from aioremote._core.pieces import Listed, Piece, Tally, TreeOptions
 
 __all__ = ["LocalFiles"]
 
@@ -89,6 +90,12 @@ class LocalFiles(FileSystem):
 
     async def remove_tree(self, path: bytes) -> None:
         await named(path, _remove_tree, path)
+
+    def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+        return list_local_tree(root)
+
+    async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
+        return [await in_thread(file_digest, path) for path in paths]
 
     def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         return read_local_tree(root, tally)

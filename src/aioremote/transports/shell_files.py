@@ -13,11 +13,12 @@ from aioremote.errors import UnsupportedError
 from aioremote.protocols import FarFile, FileSystem
 from aioremote.transports.shell_calls import operand, run_program, said_error
 from aioremote.transports.shell_stat import LOOK, SCAN, parse_listing, parse_stat
+from aioremote.transports.shell_trees import DIGESTS, LIST, asked_digests, parse_digests, parse_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from aioremote._core.pieces import Piece, Tally, TreeOptions
+    from aioremote._core.pieces import Listed, Piece, Tally, TreeOptions
     from aioremote.protocols import Starter
     from aioremote.types import FileEntry, FileStat
 
@@ -179,6 +180,15 @@ class ShellFiles(FileSystem):
 
     async def realpath(self, path: bytes) -> bytes:
         return await self._do(_REALPATH, path)
+
+    async def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+        yield list(parse_tree(await self._do(LIST, root), root, self._host))
+
+    async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
+        named = [operand(path) for path in paths]
+        _, out, _ = await run_program(self._transport, DIGESTS, data=asked_digests(named))
+        found = parse_digests(out)
+        return [found.get(name) for name in named]
 
     def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         raise UnsupportedError(f"{self._host}: cannot read trees: ask for another engine", host=self._host)

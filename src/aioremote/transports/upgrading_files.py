@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aioremote.protocols import FarFile, FileSystem
 
 if TYPE_CHECKING:
-    from aioremote._core.pieces import Piece, Tally, TreeOptions
+    from aioremote._core.pieces import Listed, Piece, Tally, TreeOptions
     from aioremote.types import FileEntry, FileStat
 
 __all__ = ["UpgradingFiles"]
@@ -97,6 +97,15 @@ class UpgradingFiles(FileSystem):
 
     async def remove_tree(self, path: bytes) -> None:
         await self._now().remove_tree(path)
+
+    async def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+        files = await self._for_transfer(is_tree=True)
+        async with aclosing(files.list_tree(root)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
+        return await self._now().digests(paths)
 
     async def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         is_tree = self._present() is None and (await self._plain.stat(root)).is_dir()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK_BYTES",
     "CHANGED",
+    "DIGESTS",
     "DONE",
     "END",
     "ENTRY",
@@ -27,6 +28,7 @@ __all__ = [
     "STAT",
     "STOP",
     "TROUBLE",
+    "UNREAD",
     "Records",
     "pack_error",
     "pack_piece",
@@ -45,6 +47,8 @@ CHANGED = b"c"  # a file changed while it was read; its path
 TROUBLE = b"x"  # the service broke; a text
 FOUND = b"+"  # more files and bytes will come: two numbers
 SKIPPED = b"-"  # path and reason, with NUL between
+UNREAD = b"u"  # errno's name and path of a directory that cannot be listed, with NUL between
+DIGESTS = b"h"  # of files, in the order asked for: 32 bytes each, zeros for what cannot be read
 FINISH = b"."  # near: all pieces have been sent
 
 STOP = b"s"  # a signal from the near end: let go of what is not whole

@@ -13,18 +13,21 @@ import stat
 from .file_calls import FileCalls
 from .file_frames import (
     CHANGED,
+    DIGESTS,
     DONE,
     FINISH,
     FOUND,
     PIECE,
     SKIPPED,
     TROUBLE,
+    UNREAD,
     Records,
     pack_error,
     pack_piece,
     record,
 )
 from .supervisor import stand_apart
+from .tree_lister import file_digest, list_tree
 from .tree_reader import Changed, TreeReader
 from .tree_writer import Failed, Options, TreeWriter
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["become_helper"]
 
 READ_BYTES = 1048576
+DIGEST_BYTES = 32
 
 
 def become_helper(sock: "socket.socket", order: "bytes") -> "NoReturn":
@@ -44,7 +48,8 @@ def become_helper(sock: "socket.socket", order: "bytes") -> "NoReturn":
 
     Args:
         sock: the only thing that it keeps.
-        order: what for, pickled by the near end: "calls"; "read", "remove" or "write" with a path and options.
+        order: what for, pickled by the near end: "calls", "digest"; "list", "read", "remove" or "write" with a path and
+            options.
     """
     try:
         stand_apart(sock.fileno())
@@ -102,6 +107,30 @@ def _skipped(reader: "TreeReader") -> "list[bytes]":
     return [record(SKIPPED, name, b"\0", why.encode("utf-8")) for name, why in skipped]
 
 
+def _list(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> "None":
+    for found, failed in list_tree(path):
+        told = [pack_piece(name, stat, target=target) for name, stat, target in found]
+        for name, error in failed:
+            told.append(record(UNREAD, errno.errorcode.get(error.errno or 0, "EIO").encode("ascii"), b"\0", name))
+        sock.sendall(b"".join(told))
+
+
+def _digest(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> "None":
+    """Hash the files that are asked for, once all are: whoever asks does not listen before."""
+    records = Records()
+    paths: "list[bytes]" = []
+    while True:
+        data = sock.recv(READ_BYTES)
+        if not data:
+            return
+        for body in records.feed(data):
+            if body == FINISH:
+                for name in paths:
+                    sock.sendall(record(DIGESTS, file_digest(name) or bytes(DIGEST_BYTES)))
+                return
+            paths += body.split(b"\0")
+
+
 def _remove(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> "None":
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
@@ -145,4 +174,4 @@ def _write_piece(writer: "TreeWriter", body: "bytes") -> "None":
     writer.write(body[PIECE.size : start], found, body[end:], fields[3], fields[0] != b"p", body[start:end])
 
 
-_ACTS = {"read": _read, "remove": _remove, "write": _write}
+_ACTS = {"digest": _digest, "list": _list, "read": _read, "remove": _remove, "write": _write}
