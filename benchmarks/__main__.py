@@ -22,6 +22,8 @@ QUESTIONS = (
     "reading",
     "small_files",
     "fleet_upload",
+    "sync_unchanged",
+    "slow_files",
     "loop_stall",
     "round_trips",
     "lines",
