@@ -39,6 +39,7 @@ def aioremote(site: Site, source: str) -> Measured:
             async with machine() as first:
                 await first.sync(source, folder)
             async with machine() as near, ticking() as stall:
+                await near.python.version()  # the outpost belongs to a connection that is in use
                 with metered() as used:
                     report = await near.sync(source, folder)
             assert not report.sent

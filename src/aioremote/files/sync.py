@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from aioremote._core.pieces import Piece, Tally, TreeOptions, checked, is_safe_link, kind_of_special
 from aioremote.errors import FileChanged, FileMissing, file_error
-from aioremote.files.listing import Listing, excluder, list_tree
+from aioremote.files.listing import Excluded, Listing, excluder, list_tree
 from aioremote.files.resuming import PIECE_BYTES, read_digest
 from aioremote.types import SyncReport
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["sync"]
 
 _SMALL_BYTES = 32 * 1024  # files up to this size are read several at a time
-_AT_ONCE = PIECE_BYTES // _SMALL_BYTES
+_AT_ONCE = 128
 
 
 @dataclass(slots=True)
@@ -72,15 +72,14 @@ async def sync(
     began = time.perf_counter()
     excluded = excluder(exclude)
     tally = Tally(progress)
-    root = await _check_roots(source, target)
-    here = await list_tree(source, excluded)
-    there = await list_tree(target, excluded)
+    here, there = await _list_both(source, target, excluded)
     plan = await _plan(source, target, here, there, tally, checksum=checksum)
     removed = _removals(plan, there) if delete else []
     if not dry_run:
         for path in [path for path in removed if path in plan.in_the_way]:
             await _remove(target, path, there.entries[path])
         if plan.folders or not there.exists:
+            root = await source.files.stat(source.path)
             pieces = checked(_pieces(source, here, plan, root), tally, host=source.host, trusted=source.is_near)
             async with aclosing(pieces):
                 await target.files.write_tree(target.path, pieces, tally, TreeOptions(preserve=True))
@@ -99,18 +98,16 @@ async def sync(
     )
 
 
-async def _check_roots(source: End, target: End) -> FileStat:
-    """Return what is known of the source; both have to be directories, the target one may be missing."""
-    root = await source.files.stat(source.path)
-    if not root.is_dir():
-        raise file_error(errno.ENOTDIR, os.fsdecode(source.path), host=source.host)
+async def _list_both(source: End, target: End, excluded: Excluded) -> tuple[Listing, Listing]:
+    """Return what is at both ends; the source has to be there."""
     try:
-        found = await target.files.stat(target.path)
-    except FileMissing:
-        return root
-    if not found.is_dir():
-        raise file_error(errno.ENOTDIR, os.fsdecode(target.path), host=target.host)
-    return root
+        async with asyncio.TaskGroup() as group:
+            both = [group.create_task(list_tree(end, excluded)) for end in (source, target)]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None  # the first of them, as one end alone would raise it
+    if not both[0].result().exists:
+        raise file_error(errno.ENOENT, os.fsdecode(source.path), host=source.host)
+    return both[0].result(), both[1].result()
 
 
 async def _plan(source: End, target: End, here: Listing, there: Listing, tally: Tally, *, checksum: bool) -> _Plan:
