@@ -53,6 +53,8 @@ class Piece:
         offset: where they belong; what no piece covers is zeros.
         last: whether the file ends with this one.
         target: the text of a link.
+        digest: of the whole file, with its last piece: SHA-256 as its own end has hashed it. A writer compares it with
+            what it has written, before the file has its place. b"" where nobody asks for that.
     """
 
     path: bytes
@@ -61,6 +63,7 @@ class Piece:
     offset: int = 0
     last: bool = True
     target: bytes = b""
+    digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class TreeOptions:
         preserve_special: set-id bits and write permission for all are kept too.
         overwrite: whether files may be replaced; FileInTheWay otherwise.
         durable: whether to return only when the disk has it.
+        verify: whether pieces come with digests; a file that does not match is a ChecksumMismatch.
         ahead_bytes: taken from the source and not known to be written, where an engine counts them.
     """
 
@@ -97,6 +101,7 @@ class TreeOptions:
     preserve_special: bool = False
     overwrite: bool = True
     durable: bool = True
+    verify: bool = False
     ahead_bytes: int = 16 * 1024 * 1024
 
     def mode(self, stat: FileStat, umask: int, existing: int | None = None) -> int:

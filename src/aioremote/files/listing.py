@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from aioremote._core.pieces import TEMP_MARK, check_names, unsafe_path
@@ -64,9 +65,12 @@ def excluder(patterns: Iterable[str]) -> Excluded:
     return excluded
 
 
+def _folder(entry: Listed) -> bytes:
+    return entry.path.rpartition(b"/")[0]
+
+
 def _is_temporary(path: bytes, is_dir: bool) -> bool:  # noqa: FBT001  # as `Excluded`
-    name = path.rpartition(b"/")[2]
-    return name.startswith(TEMP_MARK) and name.endswith(b".part")
+    return TEMP_MARK in path and path.endswith(b".part") and path.rpartition(b"/")[2].startswith(TEMP_MARK)
 
 
 async def list_tree(end: End, excluded: Excluded) -> Listing:
@@ -81,8 +85,8 @@ async def list_tree(end: End, excluded: Excluded) -> Listing:
     try:
         async with aclosing(end.files.list_tree(end.path)) as batches:
             async for batch in batches:
-                for entry in batch:
-                    judge.take(entry)
+                for folder, entries in groupby(batch, _folder):
+                    judge.take(folder, list(entries))
     except FileMissing:
         if listing.entries:
             raise
@@ -100,21 +104,24 @@ class _Judge:
         self._names: dict[bytes, set[bytes]] = {b"": set()}  # by folder
         self._left: set[bytes] = set()  # folders that are excluded, with all that is in them
 
-    def take(self, entry: Listed) -> None:
-        path = entry.path
-        if entry.error is not None:
-            if path not in self._left:
-                raise entry.error
-            return
-        folder, _, name = path.rpartition(b"/")
-        is_dir = entry.stat.is_dir()
+    def take(self, folder: bytes, entries: list[Listed]) -> None:
+        """Take entries of one directory."""
+        told = [entry for entry in entries if entry.error is None]
         if folder in self._left:
-            if is_dir:
-                self._left.add(path)
-            return
-        if (names := self._names.get(folder)) is None:
-            raise unsafe_path(self._host, path, "not below a directory of the tree")
-        check_names(self._host, folder, (name,), names)
+            self._left.update(entry.path for entry in told if entry.stat.is_dir())
+        elif told:
+            if (known := self._names.get(folder)) is None:
+                raise unsafe_path(self._host, told[0].path, "not below a directory of the tree")
+            start = len(folder) + 1 if folder else 0
+            check_names(self._host, folder, [entry.path[start:] for entry in told], known)
+            for entry in told:
+                self._add(entry)
+        for entry in entries:
+            if entry.error is not None and entry.path not in self._left:
+                raise entry.error
+
+    def _add(self, entry: Listed) -> None:
+        path, is_dir = entry.path, entry.stat.is_dir()
         if self._excluded(path, is_dir):
             self._listing.guard(path)
             if is_dir:
@@ -123,5 +130,5 @@ class _Judge:
         self._listing.entries[path] = entry.stat
         if is_dir:
             self._names[path] = set()
-        elif entry.stat.is_symlink():
+        elif entry.target:
             self._listing.targets[path] = entry.target

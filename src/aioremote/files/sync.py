@@ -10,7 +10,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from aioremote._core.pieces import Piece, Tally, TreeOptions, checked, is_safe_link, kind_of_special
 from aioremote.errors import FileChanged, FileMissing, file_error
 from aioremote.files.listing import Excluded, Listing, excluder, list_tree
-from aioremote.files.resuming import PIECE_BYTES, read_digest
+from aioremote.files.resuming import PIECE_BYTES
+from aioremote.files.verifying import digests_of
 from aioremote.types import SyncReport
 
 if TYPE_CHECKING:
@@ -146,28 +147,19 @@ async def _plan(source: End, target: End, here: Listing, there: Listing, tally: 
 
 async def _same_files(source: End, target: End, here: Listing, there: Listing, *, checksum: bool) -> set[bytes]:
     """Return the files that are as they should be: by size and time, or by what both ends hash."""
-    alike: dict[bytes, FileStat] = {}
+    alike: dict[bytes, int] = {}
     for path, stat in here.entries.items():
         existing = there.entries.get(path)
         if existing is None or not stat.is_file() or not existing.is_file() or stat.st_size != existing.st_size:
             continue
         if checksum or _same_time(stat.st_mtime_ns, existing.st_mtime_ns):
-            alike[path] = stat
+            alike[path] = stat.st_size
     if not checksum or not alike:
         return set(alike)
     async with asyncio.TaskGroup() as group:
-        both = [group.create_task(_digests(end, alike)) for end in (source, target)]
+        both = [group.create_task(digests_of(end, alike)) for end in (source, target)]
     ours, theirs = both[0].result(), both[1].result()
     return {path for path in alike if ours[path] == theirs[path]}
-
-
-async def _digests(end: End, files: Mapping[bytes, FileStat]) -> dict[bytes, bytes]:
-    """Return what files hash to; they are read from here only where the end itself cannot hash."""
-    found = await end.files.digests([_below(end, path) for path in files])
-    return {
-        path: digest or await read_digest(end, _below(end, path), files[path].st_size)
-        for path, digest in zip(files, found, strict=True)
-    }
 
 
 def _same_time(one: int, other: int) -> bool:

@@ -75,6 +75,7 @@ class TransferKeywords(TypedDict, total=False):
     preserve: bool
     preserve_special: bool
     durable: bool
+    verify: bool
     engine: str
 
 
@@ -287,7 +288,7 @@ class Fleet:
                 bring = partial(seat.bring, dst=dst, ahead_bytes=ahead, **keywords)
                 return await _call(bring, machine, timeout, connect=True)
 
-        async with SharedSource(src, self._owner) as source:
+        async with SharedSource(src, self._owner, verify=keywords.get("verify", False)) as source:
             return await self._report(partial(self._visit_all, work, fail_fast=fail_fast))
 
     async def download(
@@ -306,8 +307,8 @@ class Fleet:
             dst: near directory; made where missing. HOST is the host as given, percent-encoded where it is no name.
             timeout: seconds a host, as in `map`.
             fail_fast: as in `run`.
-            keywords: ``overwrite``, ``preserve``, ``preserve_special``, ``durable``, ``engine``, as in
-                `Machine.download`.
+            keywords: ``overwrite``, ``preserve``, ``preserve_special``, ``durable``, ``verify``, ``engine``, as
+                in `Machine.download`.
 
         Raises:
             ValueError, TypeError: arguments that cannot be passed; nothing was started.

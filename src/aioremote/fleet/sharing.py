@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self, TypedDict
 from aioremote._core.pieces import Tally, TreeOptions
 from aioremote.errors import FileChanged
 from aioremote.files.transfer import End, far_end, near_end, transfer
+from aioremote.files.verifying import with_digests
 from aioremote.transports.local_files import LocalFiles
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class OptionKeywords(TypedDict, total=False):
     preserve: bool
     preserve_special: bool
     durable: bool
+    verify: bool
     ahead_bytes: int
 
 
@@ -73,7 +75,7 @@ class _Batch:
         tally.skipped += self.skipped
 
 
-async def _read(path: bytes) -> AsyncGenerator[_Batch]:
+async def _read(source: End, *, verify: bool) -> AsyncGenerator[_Batch]:
     tally, mark, number = Tally(), 0, 0
 
     def batch(pieces: Sequence[Piece]) -> _Batch:
@@ -81,7 +83,8 @@ async def _read(path: bytes) -> AsyncGenerator[_Batch]:
         tally.files_found, tally.bytes_found, tally.skipped = 0, 0, []
         return made
 
-    async with aclosing(LocalFiles().read_tree(path, tally)) as batches:
+    read = LocalFiles().read_tree(source.path, tally)
+    async with aclosing(with_digests(source, read) if verify else read) as batches:
         async for pieces in batches:
             mark = hash((mark, *((p.path, p.offset, p.stat.st_size, p.stat.st_mtime_ns) for p in pieces)))
             yield batch(pieces)
@@ -121,7 +124,8 @@ class Seat(LocalFiles):
         self, machine: Machine, *, dst: str, engine: str = "auto", **options: Unpack[OptionKeywords]
     ) -> TransferReport:
         """Write the source to a machine, as `Machine.upload` does; `options` are those of `TreeOptions`."""
-        return await transfer(self.end, await far_end(machine, dst, engine), options=TreeOptions(**options))
+        far = await far_end(machine, dst, engine)
+        return await transfer(self.end, far, options=TreeOptions(**options), has_digests=True)
 
     async def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         while (batch := await self.reading.next(self)) is not None:
@@ -129,7 +133,7 @@ class Seat(LocalFiles):
             batch.tell(tally)
             yield batch.pieces
         if self.is_alone:
-            async with aclosing(_read(root)) as batches:
+            async with aclosing(self.reading.shared.read()) as batches:
                 async for batch in batches:
                     if batch.number == self.at - 1 and batch.mark != self._mark:
                         raise _changed(self.end)
@@ -146,6 +150,7 @@ class _Reading:
         before: the reading before this one, of which hosts may still be at work.
 
     Attributes:
+        shared: as given.
         task: reads, once it has begun.
         seats: whom it waits for.
         after: the next reading.
@@ -153,9 +158,9 @@ class _Reading:
 
     def __init__(self, shared: SharedSource, before: _Reading | None) -> None:
         self.task: asyncio.Task[None] | None = None
+        self.shared: SharedSource = shared
         self.seats: set[Seat] = set()
         self.after: _Reading | None = None
-        self._shared = shared
         self._before = before
         if before is not None:
             before.after = self
@@ -220,14 +225,14 @@ class _Reading:
             self._timer.cancel()
         if self.task is None and self._ready:
             self.seats, late = set(self._ready), self.seats - self._ready
-            self.task = self._shared.start(self._run())
+            self.task = self.shared.start(self._run())
             for seat in late:
-                self._shared.place(seat)
+                self.shared.place(seat)
 
     async def _run(self) -> None:
         self._began = asyncio.get_running_loop().time()
         try:
-            async with aclosing(_read(self._shared.source.path)) as batches:
+            async with aclosing(self.shared.read()) as batches:
                 async for batch in batches:
                     self._held.append(batch)
                     self._held_bytes += batch.size()
@@ -286,6 +291,7 @@ class SharedSource:
     Args:
         path: near path.
         owner: its tasks read.
+        verify: whether the files are hashed too.
 
     Attributes:
         source: the path as an end of transfers.
@@ -294,7 +300,8 @@ class SharedSource:
         TypeError, ValueError: no near path.
     """
 
-    def __init__(self, path: str | os.PathLike[str], owner: Owner) -> None:
+    def __init__(self, path: str | os.PathLike[str], owner: Owner, *, verify: bool = False) -> None:
+        self._verify = verify
         self.source: End = near_end(path)
         self._owner = owner
         self._last = _Reading(self, None)
@@ -316,6 +323,10 @@ class SharedSource:
         seat = Seat(self.source, self._last)
         self.place(seat)
         return seat
+
+    def read(self) -> AsyncGenerator[_Batch]:
+        """Yield the source from its beginning."""
+        return _read(self.source, verify=self._verify)
 
     def place(self, seat: Seat) -> None:
         """Give a seat its place in the reading that begins next."""

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from aioremote.errors import ConnectionLost, FileChanged, RemoteError, file_error
-from aioremote.outpost.far.file_frames import CHANGED, DONE, ERROR, Records, record
+from aioremote.errors import ChecksumMismatch, ConnectionLost, FileChanged, RemoteError, file_error
+from aioremote.outpost.far.file_frames import CHANGED, DONE, ERROR, MISMATCH, Records, record
 from aioremote.outpost.far.frames import cost
 from aioremote.outpost.far.handlers import CANCELLED, Handler
 
@@ -36,6 +36,10 @@ def told_error(body: bytes, host: str) -> RemoteError:
     if kind == ERROR and rest.count(b"\0") == 2:
         name, path, text = (part.decode("utf-8", "surrogateescape") for part in rest.split(b"\0"))
         return file_error(_ERRNOS.get(name, errno.EIO), path, host=host, text=text)
+    if kind == MISMATCH:
+        shown = rest.decode("utf-8", "surrogateescape")
+        text = f"{host}: what has arrived of {shown!r} is not what was sent; the file is as it was"
+        return ChecksumMismatch(text, host=host, path=shown)
     if kind == CHANGED:
         shown = rest.decode("utf-8", "surrogateescape")
         return FileChanged(f"{host}: {shown} changed while it was read; send it again", host=host, path=shown)

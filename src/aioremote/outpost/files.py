@@ -30,6 +30,7 @@ from aioremote.outpost.far.file_frames import (
     STAT,
     STOP,
     UNREAD,
+    VERIFY,
     Records,
     pack_piece,
     record,
@@ -190,8 +191,7 @@ class OutpostFiles(FileSystem):
                 async for batch in pieces:
                     if stream.has_news():  # it cannot go on
                         break
-                    packed = [pack_piece(p.path, p.stat, p.data, p.offset, p.last, p.target) for p in batch]
-                    await stream.send(b"".join(packed))
+                    await stream.send(b"".join(map(_packed, batch)))
                     for piece in batch:
                         if piece.stat.is_file():
                             tally.wrote(piece)
@@ -251,6 +251,11 @@ class _Stream(Channel):
                 await self._next()
         except (anyio.EndOfStream, RemoteError):
             pass
+
+
+def _packed(piece: Piece) -> bytes:
+    head = record(VERIFY, piece.digest) if piece.digest else b""
+    return head + pack_piece(piece.path, piece.stat, piece.data, piece.offset, piece.last, piece.target)
 
 
 def _sorted(bodies: list[bytes], tally: Tally, host: str) -> tuple[list[Piece], bool]:

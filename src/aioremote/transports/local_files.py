@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalFiles"]
 
 _BATCH_ENTRIES = 1000
+_HASHED_TOGETHER = 64
 
 
 class LocalFiles(FileSystem):
@@ -95,7 +96,10 @@ class LocalFiles(FileSystem):
         return list_local_tree(root)
 
     async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
-        return [await in_thread(file_digest, path) for path in paths]
+        found: list[bytes | None] = []
+        for start in range(0, len(paths), _HASHED_TOGETHER):
+            found += await in_thread(_digests, paths[start : start + _HASHED_TOGETHER])
+        return found
 
     def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         return read_local_tree(root, tally)
@@ -147,6 +151,10 @@ def _next_entries(listing: Iterator[os.DirEntry[bytes]]) -> list[FileEntry]:
         if len(found) == _BATCH_ENTRIES:
             break
     return found
+
+
+def _digests(paths: Sequence[bytes]) -> list[bytes | None]:
+    return [file_digest(path) for path in paths]
 
 
 def _remove_tree(path: bytes) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from aioremote._core.lifetime import bounded_cleanup
 from aioremote._core.pieces import Listed, Piece
-from aioremote.errors import FileChanged, file_error
+from aioremote.errors import ChecksumMismatch, FileChanged, file_error
 from aioremote.outpost.far.tree_lister import list_tree
 from aioremote.outpost.far.tree_reader import Changed, TreeReader
-from aioremote.outpost.far.tree_writer import Failed, TreeWriter
+from aioremote.outpost.far.tree_writer import Failed, Mismatch, TreeWriter
 from aioremote.transports.local_calls import HOST, in_thread, local_error, named, stat_of
 from aioremote.types import FileStat
 
@@ -111,7 +111,11 @@ async def write_local_tree(
 def _write(writer: TreeWriter, batch: Sequence[Piece]) -> None:
     try:
         for piece in batch:
-            writer.write(piece.path, piece.stat, piece.data, piece.offset, piece.last, piece.target)
+            writer.write(piece.path, piece.stat, piece.data, piece.offset, piece.last, piece.target, piece.digest)
+    except Mismatch as error:
+        shown = os.fsdecode(error.path)
+        text = f"{HOST}: what has arrived of {shown!r} is not what was sent; the file is as it was"
+        raise ChecksumMismatch(text, host=HOST, path=shown) from error
     except Failed as error:
         raise local_error(error.error, error.path) from error.error
 

@@ -21,6 +21,7 @@ __all__ = [
     "ERROR",
     "FINISH",
     "FOUND",
+    "MISMATCH",
     "MOST_BYTES",
     "PIECE",
     "RECORD",
@@ -29,6 +30,7 @@ __all__ = [
     "STOP",
     "TROUBLE",
     "UNREAD",
+    "VERIFY",
     "Records",
     "pack_error",
     "pack_piece",
@@ -49,6 +51,8 @@ FOUND = b"+"  # more files and bytes will come: two numbers
 SKIPPED = b"-"  # path and reason, with NUL between
 UNREAD = b"u"  # errno's name and path of a directory that cannot be listed, with NUL between
 DIGESTS = b"h"  # of files, in the order asked for: 32 bytes each, zeros for what cannot be read
+MISMATCH = b"m"  # a file is not what was sent; its path
+VERIFY = b"v"  # near: the next piece ends a file that hashes to this
 FINISH = b"."  # near: all pieces have been sent
 
 STOP = b"s"  # a signal from the near end: let go of what is not whole

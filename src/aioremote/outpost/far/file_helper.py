@@ -17,10 +17,12 @@ from .file_frames import (
     DONE,
     FINISH,
     FOUND,
+    MISMATCH,
     PIECE,
     SKIPPED,
     TROUBLE,
     UNREAD,
+    VERIFY,
     Records,
     pack_error,
     pack_piece,
@@ -29,7 +31,7 @@ from .file_frames import (
 from .supervisor import stand_apart
 from .tree_lister import file_digest, list_tree
 from .tree_reader import Changed, TreeReader
-from .tree_writer import Failed, Options, TreeWriter
+from .tree_writer import Failed, Mismatch, Options, TreeWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ def _told(
         return pack_error(error.error, error.path)
     except Changed as error:
         return record(CHANGED, error.path)
+    except Mismatch as error:
+        return record(MISMATCH, error.path)
     except (BrokenPipeError, ConnectionError):
         raise
     except OSError as error:
@@ -152,6 +156,7 @@ class _Stat(object):
 def _write(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> "None":
     writer = TreeWriter(path, Options(**options))
     records = Records()
+    digest = b""
     try:
         while True:
             data = sock.recv(READ_BYTES)
@@ -161,17 +166,21 @@ def _write(sock: "socket.socket", path: "bytes", options: "dict[str, bool]") -> 
                 if body == FINISH:
                     writer.finish()
                     return
-                _write_piece(writer, body)
+                if body[:1] == VERIFY:
+                    digest = body[1:]
+                else:
+                    _write_piece(writer, body, digest)
+                    digest = b""
     finally:
         writer.close()
 
 
-def _write_piece(writer: "TreeWriter", body: "bytes") -> "None":
+def _write_piece(writer: "TreeWriter", body: "bytes", digest: "bytes") -> "None":
     fields = PIECE.unpack_from(body)
     start = PIECE.size + fields[1]
     end = start + fields[2]
     found = _Stat(fields[4], fields[5], fields[8], fields[9])
-    writer.write(body[PIECE.size : start], found, body[end:], fields[3], fields[0] != b"p", body[start:end])
+    writer.write(body[PIECE.size : start], found, body[end:], fields[3], fields[0] != b"p", body[start:end], digest)
 
 
 _ACTS = {"digest": _digest, "list": _list, "read": _read, "remove": _remove, "write": _write}

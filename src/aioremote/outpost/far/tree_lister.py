@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Found = tuple[bytes, os.stat_result, bytes]
 
-__all__ = ["BATCH_ENTRIES", "file_digest", "list_tree"]
+__all__ = ["BATCH_ENTRIES", "file_digest", "list_tree", "open_digest"]
 
 BATCH_ENTRIES = 1000
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -68,18 +68,24 @@ def _name(entry: "os.DirEntry[bytes]") -> "bytes":
 
 def file_digest(path: "bytes") -> "bytes | None":
     """Return the SHA-256 of a file; None for what cannot be read, and for what is no file."""
-    sha256 = hashlib.sha256()
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _CLOEXEC)  # without waiting, should it be a pipe
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return None
-            while True:
-                data = os.read(fd, _HASHED_BYTES)
-                if not data:
-                    return sha256.digest()
-                sha256.update(data)
+            return open_digest(fd)
         finally:
             os.close(fd)
     except OSError:
         return None
+
+
+def open_digest(fd: "int") -> "bytes":
+    """Return the SHA-256 of an open file, from its beginning."""
+    sha256 = hashlib.sha256()
+    os.lseek(fd, 0, os.SEEK_SET)
+    while True:
+        data = os.read(fd, _HASHED_BYTES)
+        if not data:
+            return sha256.digest()
+        sha256.update(data)

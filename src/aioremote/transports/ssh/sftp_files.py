@@ -175,7 +175,7 @@ class SftpFiles(FileSystem):
     async def write_tree(
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions
     ) -> None:
-        writer = SftpWriter(await self._session(), root, tally, options)
+        writer = SftpWriter(self, await self._session(), root, tally, options)
         await writer.write(pieces)
         if writer.is_tree and options.durable:
             await self._sync(root)

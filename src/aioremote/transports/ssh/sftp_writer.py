@@ -19,9 +19,11 @@ from aioremote._core.lifetime import bounded_cleanup
 from aioremote._core.pieces import Piece, temp_name
 from aioremote.errors import UnsupportedError, file_error
 from aioremote.transports.ssh.sftp_reader import below, block_bytes, stat_of
+from aioremote.transports.ssh.sftp_verify import Verifier
 
 if TYPE_CHECKING:
     from aioremote._core.pieces import Tally, TreeOptions
+    from aioremote.protocols import FileSystem
     from aioremote.transports.ssh.sftp import Handle, SftpSession
 
 __all__ = ["SftpWriter"]
@@ -83,8 +85,11 @@ class SftpWriter:
         is_tree: whether it was a tree, and not a single file.
     """
 
-    def __init__(self, session: SftpSession, root: bytes, tally: Tally, options: TreeOptions) -> None:
+    def __init__(
+        self, files: FileSystem, session: SftpSession, root: bytes, tally: Tally, options: TreeOptions
+    ) -> None:
         self.is_tree: bool = False
+        self._files = files
         self._session = session
         self._root = root
         self._tally = tally
@@ -96,12 +101,14 @@ class SftpWriter:
         self._learning: asyncio.Task[None] | None = None
         self._client: asyncssh.SFTPClient
         self._group: asyncio.TaskGroup
+        self._verifier: Verifier
 
     async def write(self, pieces: AsyncIterator[Sequence[Piece]]) -> None:
         """Write all pieces."""
         async with self._session.client() as self._client:
             try:
                 async with asyncio.TaskGroup() as self._group:
+                    self._verifier = Verifier(self._files, self._session.host, self._group.create_task)
                     async for batch in pieces:
                         for piece in batch:
                             await self._take(piece)
@@ -253,6 +260,8 @@ class SftpWriter:
         if durable:
             await self._sync(handle, target.path)
         await self._ask(handle.close(), target.path, "write")
+        if piece.digest:
+            await self._verifier.check(target.temp, piece.digest, target.path)
         await self._put(target.temp, target.path)
         del self._targets[piece.path]
         if durable:
