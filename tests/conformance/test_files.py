@@ -407,6 +407,8 @@ async def test_what_is_in_a_tree(files_machine: Machine, far: RemotePath) -> Non
     folder.mkdir(parents=True)
     for name in NASTY_NAMES:
         (folder / name).write_bytes(name.encode(errors="surrogateescape"))
+    (folder / "odd\n").mkdir()
+    (folder / "odd\n" / "\\x").write_bytes(b"odd")
     (root / "link").symlink_to("a//\nb=//\n")
     os.mkfifo(root / "pipe")
     give(far)
@@ -429,6 +431,8 @@ async def test_what_is_in_a_tree(files_machine: Machine, far: RemotePath) -> Non
     for path, digest in zip(paths, digests, strict=True):
         assert digest in (hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).digest(), None)
     assert any(digests)
+    odd = os.fsencode(folder / "odd\n" / "\\x")
+    assert await files.digests([odd]) == [hashlib.sha256(b"odd").digest()]
     for path, kind in (("missing", FileNotFoundError), ("deep/er/" + NASTY_NAMES[0], NotADirectoryError)):
         with pytest.raises(kind):
             async with aclosing(files.list_tree(os.fsencode(root / path))) as batches:

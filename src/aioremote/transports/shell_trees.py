@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from aioremote._core.pieces import Listed
 from aioremote.errors import FileError, file_error
 from aioremote.transports.shell_stat import ENTRY_FIELDS, FORMATS, LS, parse_stat
 from aioremote.types import FileStat
 
-__all__ = ["DIGESTS", "LIST", "asked_digests", "parse_digests", "parse_tree"]
+__all__ = ["DIGESTS", "LIST", "is_odd", "parse_digests", "parse_tree"]
 
 # No path of find's holds "//": with a newline it ends one. Three parts, with "=//" between: entries; directories that
 # cannot be listed; links, each with the length of its text and the text. What goes meanwhile is left out.
@@ -39,12 +39,16 @@ printf "%s %s//\\n%s\\n" "${#t}" "$l" "$t"; done' sh {} +
 exit 0
 """
 )
-# Of paths with NUL between, from standard input.
+# Of paths with NUL between, from standard input; and of those in $1 and following, one line each.
 DIGESTS = b"""
-if command -v sha256sum >/dev/null; then exec xargs -0 sha256sum
-elif command -v shasum >/dev/null; then exec xargs -0 shasum -a 256
+if command -v sha256sum >/dev/null; then hash=sha256sum
+elif command -v shasum >/dev/null; then hash='shasum -a 256'
+else exit 0
 fi
-exit 0
+exec 2>/dev/null
+for f; do if [ -f "$f" ]; then $hash <"$f" || echo; else echo; fi; done
+echo =
+exec xargs -0 $hash
 """
 _DIGEST = re.compile(rb"([0-9a-f]{64}) [ *](.*)")
 _END = b"//\n"
@@ -87,11 +91,15 @@ def _denied(root: bytes, path: bytes, host: str) -> FileError:
     return file_error(13, os.fsdecode(os.path.join(root, path)), host=host)
 
 
-def asked_digests(paths: Iterable[bytes]) -> bytes:
-    """Return what `DIGESTS` reads; paths that its answer could not tell apart are left out."""
-    return b"".join(path + b"\0" for path in paths if b"\n" not in path and b"\\" not in path)
+def is_odd(path: bytes) -> bool:
+    """Whether a line cannot tell a path as it is: some programs write other signs for these."""
+    return any(sign in path for sign in (b"\n", b"\r", b"\\"))
 
 
-def parse_digests(text: bytes) -> dict[bytes, bytes]:
-    """Return digests by path."""
-    return {found[2]: bytes.fromhex(found[1].decode()) for found in map(_DIGEST.fullmatch, text.split(b"\n")) if found}
+def parse_digests(text: bytes, odd: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return digests by path; `odd` are those that `DIGESTS` got as operands."""
+    first, _, rest = text.partition(b"=\n")
+    told = zip(odd, (line[:64] for line in first.split(b"\n")), strict=False)
+    lines = (found.groups() for line in rest.split(b"\n") if (found := _DIGEST.fullmatch(line)))
+    pairs = [*told, *((path, digest) for digest, path in lines)]
+    return {path: bytes.fromhex(digest.decode()) for path, digest in pairs if len(digest) == 64}
