@@ -21,6 +21,7 @@ QUESTIONS = (
     "warm_commands",
     "reading",
     "small_files",
+    "big_file",
     "fleet_upload",
     "sync_unchanged",
     "slow_files",

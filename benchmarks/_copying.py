@@ -38,10 +38,10 @@ def ssh_words(site: Site, *options: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def shared_ssh(site: Site) -> Generator[list[str]]:
+def shared_ssh(site: Site, *options: str) -> Generator[list[str]]:
     """Open a connection, and return the words of an ssh that uses it."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ssh_words(site, "-S", f"{folder}/master")
+        words = ssh_words(site, *options, "-S", f"{folder}/master")
         host = f"{site.user}@{site.hosts[0]}"
         subprocess.run([*words, "-M", "-N", "-f", host], check=True, stderr=subprocess.DEVNULL)
         try:
