@@ -168,14 +168,16 @@ class SftpFiles(FileSystem):
             return [None] * len(paths)
 
     async def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
-        async with aclosing(read_sftp_tree(await self._session(), root, tally)) as pieces:
+        async with aclosing(
+            read_sftp_tree(await self._session(), root, tally, self._transport.start_unless_full)
+        ) as pieces:
             async for batch in pieces:
                 yield batch
 
     async def write_tree(
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions
     ) -> None:
-        writer = SftpWriter(self, await self._session(), root, tally, options)
+        writer = SftpWriter(self, await self._session(), root, tally, options, self._transport.start_unless_full)
         await writer.write(pieces)
         if writer.is_tree and options.durable:
             await self._sync(root)
