@@ -37,13 +37,14 @@ def ours(site: Site, source: str) -> Measured:
 
     async def work(folder: str) -> Measured:
         fleet = Fleet(site.hosts, user=site.user, port=site.port, keyfile=site.keyfile, host_keys=keys, config=None)
-        async with fleet, ticking() as stall:
+        async with fleet:
             (await fleet.run("true")).raise_for_failures()
             await fleet.upload(__file__, f"{folder}/small")  # what is loaded once is not this file's
             before, read = resident_bytes(), _read_bytes()
             reset_peak()
-            with metered() as used:
-                report = await fleet.upload(source, f"{folder}/target", timeout=600)
+            async with ticking() as stall:
+                with metered() as used:
+                    report = await fleet.upload(source, f"{folder}/target", timeout=600)
             grown, read = peak_bytes() - before, _read_bytes() - read
         report.raise_for_failures()
         assert os.path.getsize(f"{folder}/target") == size

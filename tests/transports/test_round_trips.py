@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import pytest_asyncio
@@ -12,6 +13,7 @@ from aioremote import HostKeys, Machine, SshMachine
 from aioremote.testing.proxy import TcpProxy
 from aioremote.testing.sshd import Sshd
 
+T = TypeVar("T")
 FILES, DELAY = 10_000, 0.05  # seconds each way: one round trip a file would be 1,000 s
 LEAST_FILES_PER_SECOND = 250  # with all that a loaded machine does beside it
 
@@ -36,10 +38,11 @@ async def machine(aioremote_sshd: Sshd) -> AsyncIterator[Machine]:
             yield machine
 
 
-async def timed(moving: Awaitable[object]) -> None:
+async def timed(moving: Awaitable[T]) -> T:
     began = time.monotonic()
-    await moving
+    result = await moving
     assert FILES / (time.monotonic() - began) > LEAST_FILES_PER_SECOND
+    return result
 
 
 @pytest.mark.parametrize("engine", ["outpost", "tar"])
@@ -56,4 +59,5 @@ async def test_an_unchanged_tree_and_its_checksums(machine: Machine, source: Pat
     """Promise 69, for what is only compared."""
     await machine.upload(source, str(tmp_path / "there"), engine=engine, preserve=True, durable=False)
     for checksum in (False, True):
-        await timed(machine.sync(source, str(tmp_path / "there"), engine=engine, checksum=checksum))
+        report = await timed(machine.sync(source, str(tmp_path / "there"), engine=engine, checksum=checksum))
+        assert (report.sent, report.unchanged) == ((), FILES)

@@ -5,6 +5,7 @@ SFTP opens, names and judges the file; where no channel can be had, or it ends e
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ STREAM_BYTES = 32 * 1024 * 1024  # of a file that is worth a far program
 _READ = b'exec cat <"$1"'
 _WRITE = b'exec cat >>"$1"'
 _PART_BYTES = 1024 * 1024
+_SENT_BYTES = 64 * 1024  # at once: many hosts share a loop, and each holds so much
 _AHEAD_BYTES = 4 * 1024 * 1024
 _SAID_BYTES = 64 * 1024
 
@@ -102,7 +104,9 @@ class WriteStream:
         """Send more; raises as `finish`."""
         assert self._far.stdin is not None  # it was asked for
         try:
-            await self._far.stdin.send(data)
+            for start in range(0, len(data), _SENT_BYTES):
+                await self._far.stdin.send(data[start : start + _SENT_BYTES])
+                await asyncio.sleep(0)  # where the far side is quick nothing else would let others have the loop
         except anyio.BrokenResourceError:  # it ended early, and says why
             await self.finish(path)
         self.at += len(data)
