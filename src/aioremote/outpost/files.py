@@ -15,6 +15,7 @@ import anyio
 
 from aioremote._core.lifetime import bounded_cleanup
 from aioremote._core.pieces import Listed, Piece
+from aioremote._core.stats import file_stat
 from aioremote.errors import ConnectionLost, RemoteError
 from aioremote.outpost.channel import Channel, ChannelReset
 from aioremote.outpost.far.file_frames import (
@@ -287,8 +288,7 @@ def _listed(bodies: list[bytes], root: bytes, host: str) -> tuple[list[Listed], 
     for body in bodies:
         kind = body[:1]
         if kind in _PIECES:
-            piece = _piece(body, host)
-            listed.append(Listed(piece.path, piece.stat, piece.target))
+            listed.append(_entry(body, host))
         elif kind == UNREAD:
             name, _, path = body[1:].partition(b"\0")
             listed.append(
@@ -301,6 +301,15 @@ def _listed(bodies: list[bytes], root: bytes, host: str) -> tuple[list[Listed], 
     return listed, False
 
 
+def _entry(body: bytes, host: str) -> Listed:
+    try:
+        _, path, _, _, *fields = PIECE.unpack_from(body)
+    except struct.error as error:
+        raise nonsense(host) from error
+    start = PIECE.size + path
+    return Listed(body[PIECE.size : start], file_stat(*fields), body[start:])
+
+
 def _piece(body: bytes, host: str) -> Piece:
     try:
         kind, path, target, offset, *fields = PIECE.unpack_from(body)
@@ -308,28 +317,12 @@ def _piece(body: bytes, host: str) -> Piece:
         raise nonsense(host) from error
     start = PIECE.size + path
     end = start + target
-    return Piece(body[PIECE.size : start], _found(fields), body[end:], offset, kind != b"p", body[start:end])
-
-
-def _found(fields: Sequence[int]) -> FileStat:
-    mode, size, uid, gid, atime, mtime, ctime, inode, device, links = fields
-    return FileStat(
-        st_mode=mode,
-        st_size=size,
-        st_uid=uid,
-        st_gid=gid,
-        st_atime_ns=atime,
-        st_mtime_ns=mtime,
-        st_ctime_ns=ctime,
-        st_ino=inode,
-        st_dev=device,
-        st_nlink=links,
-    )
+    return Piece(body[PIECE.size : start], file_stat(*fields), body[end:], offset, kind != b"p", body[start:end])
 
 
 def _stat(answer: bytes, host: str) -> FileStat:
     try:
-        return _found(STAT.unpack(answer))
+        return file_stat(*STAT.unpack(answer))
     except struct.error as error:
         raise nonsense(host) from error
 
@@ -341,7 +334,7 @@ def _entries(answer: bytes, host: str) -> list[FileEntry]:
         while at < len(answer):
             length, *fields = ENTRY.unpack_from(answer, at)
             at += ENTRY.size
-            found.append(FileEntry(answer[at : at + length], _found(fields)))
+            found.append(FileEntry(answer[at : at + length], file_stat(*fields)))
             at += length
     except struct.error as error:
         raise nonsense(host) from error
