@@ -183,6 +183,8 @@ async def test_a_fleet_reads_once(tmp_path: Path, tree: bool) -> None:
             report.raise_for_failures()
             assert bytes_read() - before < 10 * MIB
             assert [done.files for done in report.values()] == [1 + tree] * 12
+            report = await fleet.upload(source, str(tmp_path / "verified"), engine="sftp", verify=True)
+            report.raise_for_failures()
     there = tmp_path / "target" / "one" if tree else tmp_path / "target"
     assert there.read_bytes() == (source / "one").read_bytes()
 
