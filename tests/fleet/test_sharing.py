@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from aioremote import FileChanged, FileMissing, Fleet, HostKeys, SshMachine
+from aioremote import ClosedError, FileChanged, FileMissing, Fleet, HostKeys, SshMachine
 from aioremote._core.lifetime import Owner
 from aioremote._core.pieces import Tally
 from aioremote.fleet import sharing
@@ -105,8 +105,9 @@ async def test_who_holds_the_others_up_reads_by_itself(
         assert second.result() == true_digest(big)
 
 
+@pytest.mark.parametrize("size", [3 * HELD_BYTES + 5, MIB + 1, 0])
 async def test_a_source_that_changes_for_one_left_behind(
-    owner: Owner, big: Path, monkeypatch: pytest.MonkeyPatch
+    owner: Owner, big: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Promise 67: an error, never a mix."""
     monkeypatch.setattr(sharing, "PATIENCE_SECONDS", 0.1)
@@ -116,7 +117,7 @@ async def test_a_source_that_changes_for_one_left_behind(
             async with asyncio.TaskGroup() as group:
                 second = group.create_task(_error(digest(slow, big, least=2, goes_on=goes_on)))
                 await digest(quick, big)
-                big.write_bytes(os.urandom(big.stat().st_size))
+                big.write_bytes(os.urandom(size))
                 goes_on.set()
         assert isinstance(second.result(), FileChanged)
 
@@ -127,6 +128,18 @@ async def _error(coro: Any) -> BaseException | None:
     except (FileChanged, FileMissing) as error:
         return error
     return None
+
+
+async def test_a_fleet_that_is_closed_meanwhile(owner: Owner, big: Path) -> None:
+    """What was read only in part is not taken for the whole."""
+    async with SharedSource(big, owner) as source:
+        with source.seat() as seat:
+            async with aclosing(seat.read_tree(os.fsencode(big), Tally())) as batches:
+                await anext(batches)
+                await owner.aclose()
+                with pytest.raises(ClosedError):
+                    async for _ in batches:
+                        pass
 
 
 async def test_one_that_leaves_is_not_waited_for(owner: Owner, big: Path) -> None:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict
 
 from aioremote._core.pieces import Tally, TreeOptions
-from aioremote.errors import FileChanged
+from aioremote.errors import ClosedError, FileChanged
 from aioremote.files.transfer import End, far_end, near_end, transfer
 from aioremote.files.verifying import with_digests
 from aioremote.transports.local_files import LocalFiles
@@ -133,13 +133,24 @@ class Seat(LocalFiles):
             batch.tell(tally)
             yield batch.pieces
         if self.is_alone:
-            async with aclosing(self.reading.shared.read()) as batches:
+            async with aclosing(self._rest()) as batches:
                 async for batch in batches:
-                    if batch.number == self.at - 1 and batch.mark != self._mark:
-                        raise _changed(self.end)
-                    if batch.number >= self.at:
-                        batch.tell(tally)
-                        yield batch.pieces
+                    batch.tell(tally)
+                    yield batch.pieces
+
+    async def _rest(self) -> AsyncGenerator[_Batch]:
+        """Read the source anew, and yield what this host has not had."""
+        mark, had = 0, self.at
+        async with aclosing(self.reading.shared.read()) as batches:
+            async for batch in batches:
+                if batch.number < had:
+                    mark = batch.mark
+                    continue
+                if mark != self._mark:
+                    break
+                yield batch
+        if mark != self._mark:
+            raise _changed(self.end)
 
 
 class _Reading:
@@ -241,6 +252,9 @@ class _Reading:
                     await self._wait_for_room()
         except Exception as error:  # noqa: BLE001  # every host's outcome
             self._error = error
+        except asyncio.CancelledError:
+            self._error = ClosedError("this fleet was closed")
+            raise
         finally:
             self._ended = True
             self._tell()
