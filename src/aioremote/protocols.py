@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteSendStream, ByteStream, Listener
 
-    from aioremote._core.pieces import Piece, Tally, TreeOptions
+    from aioremote._core.pieces import Listed, Piece, Tally, TreeOptions
     from aioremote.errors import ConnectionLost
     from aioremote.types import Address, Capability, Endpoint, ExitStatus, FileEntry, FileStat, ProcessSpec
 
@@ -241,6 +241,21 @@ class FileSystem(Protocol):
 
     async def remove_tree(self, path: bytes) -> None:
         """Remove a directory with all that is in it, never following links out of it."""
+        ...
+
+    def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+        """Yield all that is below a directory, in batches; a directory comes before what is in it.
+
+        One round trip, or as few as the engine can. `root` itself may be a link, no other is followed. A directory that
+        cannot be listed comes again, with its error. Names are as the far side tells them. Close it where left early.
+        """
+        ...
+
+    async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
+        """Return the SHA-256 of files, computed where they are; one round trip, or as few as the engine can.
+
+        None for what is no file, cannot be read or, without a far program that can, hashed.
+        """
         ...
 
     def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:

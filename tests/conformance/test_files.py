@@ -6,6 +6,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -397,3 +398,42 @@ async def test_closed_machines_say_so(files_machine: Machine) -> None:
     await files_machine.aclose()
     with pytest.raises(ClosedError):
         await path.exists()
+
+
+async def test_what_is_in_a_tree(files_machine: Machine, far: RemotePath) -> None:
+    """Names, kinds, link texts and hashes, exact, however deep; a missing tree, a file (promises 68 and 132)."""
+    root = near(far) / "tree"
+    folder = root / "deep" / "er"
+    folder.mkdir(parents=True)
+    for name in NASTY_NAMES:
+        (folder / name).write_bytes(name.encode(errors="surrogateescape"))
+    (folder / "odd\n").mkdir()
+    (folder / "odd\n" / "\\x").write_bytes(b"odd")
+    (root / "link").symlink_to("a//\nb=//\n")
+    os.mkfifo(root / "pipe")
+    give(far)
+    files = await files_machine.transport.open_files()
+    listed = [entry async for batch in files.list_tree(os.fsencode(root)) for entry in batch]
+    there = {
+        os.path.relpath(os.path.join(at, name), root) for at, *names in os.walk(root) for some in names for name in some
+    }
+    assert sorted(os.fsdecode(entry.path) for entry in listed) == sorted(there)
+    for entry in listed:
+        found = os.lstat(os.path.join(os.fsencode(root), entry.path))
+        assert (entry.stat.st_mode, entry.stat.st_size) == (found.st_mode, found.st_size)
+        assert entry.stat.st_mtime_ns // 10**9 == found.st_mtime_ns // 10**9
+        assert entry.target == (b"a//\nb=//\n" if entry.path == b"link" else b"")
+        assert os.path.dirname(entry.path) in {b"", *(one.path for one in listed[: listed.index(entry)])}
+    paths = [os.fsencode(folder / name) for name in NASTY_NAMES]
+    missing, pipe = os.fsencode(root / "missing"), os.fsencode(root / "deep")
+    *digests, none, also_none = await files.digests([*paths, missing, pipe])
+    assert (none, also_none) == (None, None)
+    for path, digest in zip(paths, digests, strict=True):
+        assert digest in (hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).digest(), None)
+    assert any(digests)
+    odd = os.fsencode(folder / "odd\n" / "\\x")
+    assert await files.digests([odd]) == [hashlib.sha256(b"odd").digest()]
+    for path, kind in (("missing", FileNotFoundError), ("deep/er/" + NASTY_NAMES[0], NotADirectoryError)):
+        with pytest.raises(kind):
+            async with aclosing(files.list_tree(os.fsencode(root / path))) as batches:
+                await anext(batches)

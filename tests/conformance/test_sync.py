@@ -10,8 +10,8 @@ from tests.conformance.test_files import near
 from tests.conformance.test_transfers import tree
 
 from aioremote import FileStat, LocalMachine, Machine, RemotePath, UnsafePathError
+from aioremote._core.pieces import Listed
 from aioremote.transports.local_files import LocalFiles
-from aioremote.types import FileEntry
 
 
 @pytest.fixture
@@ -124,10 +124,10 @@ class Lying(LocalFiles):
         super().__init__()
         self.name = name
 
-    async def scan(self, path: bytes) -> AsyncGenerator[Sequence[FileEntry]]:
-        async for batch in super().scan(path):
+    async def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+        async for batch in super().list_tree(root):
             yield batch
-        yield [FileEntry(self.name, FileStat(st_mode=0o100644, st_size=1))]
+        yield [Listed(self.name, FileStat(st_mode=0o100644, st_size=1))]
 
 
 @pytest.mark.parametrize("name", [b"..", b"../outside", b"/etc/passwd", b"a/b", b"", b"file"])

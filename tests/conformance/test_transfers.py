@@ -56,10 +56,10 @@ async def test_a_tree_there_and_back(files_machine: Machine, far: RemotePath, so
     assert report.engine in ("sftp", "outpost", "local", "tar")
     assert (seen[-1].files_done, seen[-1].done_bytes) == (report.files, report.bytes)
     assert (seen[-1].files_total, seen[-1].total_bytes) == (report.files, report.bytes)
-    back = await files_machine.download(far / "tree", tmp_path / "back")
+    back = await files_machine.download(far / "tree", tmp_path / "back", verify=True)
     assert tree(tmp_path / "back") == tree(source)
     assert (back.files, back.bytes) == (report.files, report.bytes)
-    again = await files_machine.upload(source, far / "tree")
+    again = await files_machine.upload(source, far / "tree", verify=True)
     assert again.files == report.files
     assert tree(near(far / "tree")) == tree(source)
 

@@ -17,10 +17,12 @@ from aioremote.errors import UnsafePathError, file_error
 from aioremote.types import FileStat, TransferProgress
 
 if TYPE_CHECKING:
+    from aioremote.errors import FileError
     from aioremote.protocols import FileSystem
 
 __all__ = [
     "TEMP_MARK",
+    "Listed",
     "Piece",
     "Tally",
     "TreeOptions",
@@ -51,6 +53,8 @@ class Piece:
         offset: where they belong; what no piece covers is zeros.
         last: whether the file ends with this one.
         target: the text of a link.
+        digest: of the whole file, with its last piece: SHA-256 as its own end has hashed it. A writer compares it with
+            what it has written, before the file has its place. b"" where nobody asks for that.
     """
 
     path: bytes
@@ -59,6 +63,24 @@ class Piece:
     offset: int = 0
     last: bool = True
     target: bytes = b""
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One entry of a tree.
+
+    Attributes:
+        path: below the root, with slashes.
+        stat: of the entry itself, also of a link.
+        target: the text of a link.
+        error: in a second entry for a directory: why what is in it cannot be told.
+    """
+
+    path: bytes
+    stat: FileStat
+    target: bytes = b""
+    error: FileError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +93,16 @@ class TreeOptions:
         preserve_special: set-id bits and write permission for all are kept too.
         overwrite: whether files may be replaced; FileInTheWay otherwise.
         durable: whether to return only when the disk has it.
+        verify: whether pieces come with digests; a file that does not match is a ChecksumMismatch.
+        ahead_bytes: taken from the source and not known to be written, where an engine counts them.
     """
 
     preserve: bool = False
     preserve_special: bool = False
     overwrite: bool = True
     durable: bool = True
+    verify: bool = False
+    ahead_bytes: int = 16 * 1024 * 1024
 
     def mode(self, stat: FileStat, umask: int, existing: int | None = None) -> int:
         """Return the permissions for a file.

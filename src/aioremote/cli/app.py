@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ import aioremote
 from aioremote.cli.hosts import read_hosts_word
 from aioremote.cli.interrupt import run_interruptible
 from aioremote.cli.options import (
+    COPY_OPTIONS,
+    COPY_STATUS_HELP,
+    ENGINE_OPTIONS,
     RUN_OPTIONS,
     SSH_OPTIONS,
     STATUS_HELP,
+    SYNC_OPTIONS,
     TUNNEL_OPTIONS,
     TUNNEL_STATUS_HELP,
     config_option,
@@ -207,6 +211,53 @@ def tunnel_command(ctx: click.Context, /, **params: Any) -> int:
         as_json=params["as_json"],
     )
     return run_interruptible(partial(run_tunnels, request))
+
+
+@cli.command("copy", epilog=COPY_STATUS_HELP)
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@options(*SSH_OPTIONS, *COPY_OPTIONS, *ENGINE_OPTIONS)
+def copy_command(**params: Any) -> int:
+    """Copy a file or tree: SRC and DST are near paths or [USER@]HOST:PATH, as scp takes them.
+
+    A file given a directory lands in it; a tree's DST is its final path, and a slash at the end of DST takes either
+    below it. Each file is old or new at every moment. From host to host it streams through here.
+    """
+    from aioremote._core.pieces import TreeOptions
+    from aioremote.files.transfer import transfer
+
+    tree = TreeOptions(preserve=params["preserve"], overwrite=not params["keep"], verify=params["verify"])
+    return _copy(params, partial(transfer, options=tree, resume=params["resume"]))
+
+
+@cli.command("sync", epilog=COPY_STATUS_HELP)
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@options(*SSH_OPTIONS, *SYNC_OPTIONS, *ENGINE_OPTIONS)
+def sync_command(**params: Any) -> int:
+    """Bring directory DST up to date with directory SRC; words as of copy. Only what differs travels.
+
+    A file differs when its size or its time of change does.
+    """
+    from aioremote.files.sync import sync
+
+    how = {name: params[name] for name in ("delete", "checksum", "dry_run", "exclude")}
+    return _copy(params, partial(sync, **how))
+
+
+def _copy(params: dict[str, Any], work: Callable[..., Awaitable[Any]]) -> int:  # as `CopyRequest` has it
+    from aioremote.cli.copying import CopyRequest, run_copying
+    from aioremote.cli.ends import read_end
+
+    request = CopyRequest(
+        source=read_end(params["source"]),
+        target=read_end(params["target"]),
+        ssh=ssh_keywords(params),
+        work=work,
+        engine=params["engine"],
+        as_json=params["as_json"],
+    )
+    return run_interruptible(partial(run_copying, request))
 
 
 @cli.command("hosts")

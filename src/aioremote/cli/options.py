@@ -18,9 +18,13 @@ from aioremote.host_keys import HostKeys
 from aioremote.machines import SshKeywords
 
 __all__ = [
+    "COPY_OPTIONS",
+    "COPY_STATUS_HELP",
+    "ENGINE_OPTIONS",
     "RUN_OPTIONS",
     "SSH_OPTIONS",
     "STATUS_HELP",
+    "SYNC_OPTIONS",
     "TUNNEL_OPTIONS",
     "TUNNEL_STATUS_HELP",
     "config_option",
@@ -42,6 +46,12 @@ names, cannot be used; 130 after Ctrl-C.
 TUNNEL_STATUS_HELP = """\
 Exit status: 130 after Ctrl-C; 255 no connection, or it was lost; 1 a tunnel that could not be opened; 2 where this
 command line, or a file that it names, cannot be used.
+"""
+
+
+COPY_STATUS_HELP = """\
+Exit status: 0; 1 what could not be read or written; 255 no connection, or it was lost; 2 where this command line, or a
+file that it names, cannot be used; 130 after Ctrl-C.
 """
 
 
@@ -150,6 +160,35 @@ TUNNEL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--reconnect", is_flag=True, help="Bring a lost connection back, with the tunnels on the same ports."),
     click.option("--json", "as_json", is_flag=True, help="Write one JSON document for each change of a state."),
     _ALLOW_EXEC,
+)
+
+
+COPY_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--preserve", is_flag=True, help="Keep permissions and times."),
+    click.option("--keep", is_flag=True, help="Replace no file: fail where there is one."),
+    click.option("--verify", is_flag=True, help="Hash every file at both ends and compare before it has its place."),
+    click.option("--resume", is_flag=True, help="Go on with one file where an earlier --resume was cut off."),
+)
+SYNC_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--delete", is_flag=True, help="Remove from DST what SRC has not."),
+    click.option("--checksum", is_flag=True, help="Compare files of equal size by content, whatever their times."),
+    click.option("-n", "--dry-run", is_flag=True, help="Change nothing, list what would be deleted and sent."),
+    click.option(
+        "--exclude",
+        metavar="PATTERN",
+        multiple=True,
+        help="A line of a .gitignore: neither sent nor deleted; repeatable.",
+    ),
+)
+ENGINE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "sftp", "outpost", "tar"]),
+        default="auto",
+        show_default=True,
+        help="How far files are reached.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Write the report as one JSON document."),
 )
 
 

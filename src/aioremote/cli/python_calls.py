@@ -7,6 +7,7 @@ raises is a traceback on standard error and status 1, as of ``python -c``.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aioremote.cli.streaming import Receiver, Source
@@ -58,9 +59,7 @@ async def run_source(
     collected: dict[Source, list[bytes]] = {"stdout": [], "stderr": []}
 
     def to(where: Source) -> Callable[[bytes], None]:
-        if receiver is None:
-            return collected[where].append
-        return lambda data: receiver.take(machine.host, where, data)
+        return collected[where].append if receiver is None else partial(receiver.take, machine.host, where)
 
     def ended(returncode: int) -> Result:
         return Result(

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from aioremote._core.pieces import TEMP_MARK, check_names
+from aioremote._core.pieces import TEMP_MARK, check_names, unsafe_path
 from aioremote.errors import FileMissing
 
 if TYPE_CHECKING:
+    from aioremote._core.pieces import Listed
     from aioremote.files.transfer import End
-    from aioremote.types import FileEntry, FileStat
+    from aioremote.types import FileStat
 
 __all__ = ["Excluded", "Listing", "excluder", "list_tree"]
 
-_AT_ONCE = 8  # folders asked for together
 Excluded = Callable[[bytes, bool], bool]
 """Whether a path below the root is left alone; the second argument says whether it is a directory."""
 
@@ -29,11 +29,13 @@ class Listing:
 
     Attributes:
         entries: what is there; a directory comes before what is in it.
+        targets: the texts of links.
         guarded: directories that hold something excluded, at any depth.
         exists: whether there is a root.
     """
 
     entries: dict[bytes, FileStat] = field(default_factory=dict[bytes, "FileStat"])
+    targets: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     guarded: set[bytes] = field(default_factory=set[bytes])
     exists: bool = True
 
@@ -63,65 +65,70 @@ def excluder(patterns: Iterable[str]) -> Excluded:
     return excluded
 
 
+def _folder(entry: Listed) -> bytes:
+    return entry.path.rpartition(b"/")[0]
+
+
 def _is_temporary(path: bytes, is_dir: bool) -> bool:  # noqa: FBT001  # as `Excluded`
-    name = path.rpartition(b"/")[2]
-    return name.startswith(TEMP_MARK) and name.endswith(b".part")
+    return TEMP_MARK in path and path.endswith(b".part") and path.rpartition(b"/")[2].startswith(TEMP_MARK)
 
 
 async def list_tree(end: End, excluded: Excluded) -> Listing:
-    """Return what is in a tree, several folders asked for at a time; nothing where there is no tree.
+    """Return what is in a tree; nothing where there is no tree.
 
     Raises:
         UnsafePathError: names that no directory can hold.
         FileError: a directory cannot be listed.
     """
     listing = Listing()
-    level = [b""]
-    while level:
-        below: list[bytes] = []
-        for start in range(0, len(level), _AT_ONCE):
-            folders = level[start : start + _AT_ONCE]
-            for folder, found in zip(folders, await _scan_all(end, folders), strict=True):
-                if found is None:
-                    listing.exists = listing.exists and bool(folder)
-                    continue
-                below += _add(listing, folder, found, excluded)
-        level = below
+    judge = _Judge(end.host, excluded, listing)
+    try:
+        async with aclosing(end.files.list_tree(end.path)) as batches:
+            async for batch in batches:
+                for folder, entries in groupby(batch, _folder):
+                    judge.take(folder, list(entries))
+    except FileMissing:
+        if listing.entries:
+            raise
+        listing.exists = False
     return listing
 
 
-async def _scan_all(end: End, folders: list[bytes]) -> list[list[FileEntry] | None]:
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_scan(end, folder)) for folder in folders]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # the first of them, as one folder alone would raise it
-    return [task.result() for task in tasks]
+class _Judge:
+    """Takes entries as the far side tells them into a listing."""
 
+    def __init__(self, host: str, excluded: Excluded, listing: Listing) -> None:
+        self._host = host
+        self._excluded = excluded
+        self._listing = listing
+        self._names: dict[bytes, set[bytes]] = {b"": set()}  # by folder
+        self._left: set[bytes] = set()  # folders that are excluded, with all that is in them
 
-async def _scan(end: End, folder: bytes) -> list[FileEntry] | None:
-    """Return the entries of a folder, None where it is gone."""
-    entries: list[FileEntry] = []
-    known: set[bytes] = set()
-    try:
-        async with aclosing(end.files.scan(os.path.join(end.path, folder) if folder else end.path)) as batches:
-            async for batch in batches:
-                check_names(end.host, folder, [entry.name for entry in batch], known)
-                entries += batch
-    except FileMissing:
-        return None
-    return entries
+    def take(self, folder: bytes, entries: list[Listed]) -> None:
+        """Take entries of one directory."""
+        told = [entry for entry in entries if entry.error is None]
+        if folder in self._left:
+            self._left.update(entry.path for entry in told if entry.stat.is_dir())
+        elif told:
+            if (known := self._names.get(folder)) is None:
+                raise unsafe_path(self._host, told[0].path, "not below a directory of the tree")
+            start = len(folder) + 1 if folder else 0
+            check_names(self._host, folder, [entry.path[start:] for entry in told], known)
+            for entry in told:
+                self._add(entry)
+        for entry in entries:
+            if entry.error is not None and entry.path not in self._left:
+                raise entry.error
 
-
-def _add(listing: Listing, folder: bytes, entries: list[FileEntry], excluded: Excluded) -> list[bytes]:
-    """Add what is in a folder; returns the folders in it."""
-    below: list[bytes] = []
-    for entry in sorted(entries, key=lambda entry: entry.name):
-        path = folder + b"/" + entry.name if folder else entry.name
-        if excluded(path, entry.stat.is_dir()):
-            listing.guard(path)
-            continue
-        listing.entries[path] = entry.stat
-        if entry.stat.is_dir():
-            below.append(path)
-    return below
+    def _add(self, entry: Listed) -> None:
+        path, is_dir = entry.path, entry.stat.is_dir()
+        if self._excluded(path, is_dir):
+            self._listing.guard(path)
+            if is_dir:
+                self._left.add(path)
+            return
+        self._listing.entries[path] = entry.stat
+        if is_dir:
+            self._names[path] = set()
+        elif entry.target:
+            self._listing.targets[path] = entry.target

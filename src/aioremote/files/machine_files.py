@@ -40,6 +40,7 @@ class MachineFiles:
         preserve: bool = False,
         preserve_special: bool = False,
         durable: bool = True,
+        verify: bool = False,
         engine: str = "auto",
         progress: Callable[[TransferProgress], None] | None = None,
     ) -> TransferReport:
@@ -59,6 +60,8 @@ class MachineFiles:
             preserve_special: keep set-id bits and write permission for all too.
             durable: return only when the far disk has it, where the far side can tell: a single file with its
                 directory, a tree once at its end.
+            verify: hash every file at both ends, each by itself, and compare before the file has its place. Both sides
+                read it once more; what cannot be hashed where it is, is read from here.
             engine: how the far files are reached: "sftp", "outpost" or another of `Transport.open_files`. "auto" takes
                 an outpost for trees, and brings it up for the first, where there is a Python. `TransferReport.engine`
                 tells.
@@ -68,6 +71,8 @@ class MachineFiles:
         Raises:
             FileError: with the path, of either side; ``.host`` tells which.
             FileChanged: a near file changed while it was read.
+            ChecksumMismatch: with ``verify`` or ``resume``: what has arrived is not what was sent; the file is as it
+                was.
             ConnectionLost: the link ended. Temporary files that could not be removed (``.aioremote-….part``) are
                 removed when this machine connects again.
             UnsupportedError: this machine has no files, or not by this engine.
@@ -76,7 +81,7 @@ class MachineFiles:
         Cancellation: targets are old or new; no temporary file is left but that of ``resume``.
         """
         options = TreeOptions(
-            preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable
+            preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable, verify=verify
         )
         near = near_end(src)
         far = await far_end(cast("Machine", self), dst, engine)
@@ -92,6 +97,7 @@ class MachineFiles:
         preserve: bool = False,
         preserve_special: bool = False,
         durable: bool = True,
+        verify: bool = False,
         engine: str = "auto",
         progress: Callable[[TransferProgress], None] | None = None,
     ) -> TransferReport:
@@ -103,16 +109,16 @@ class MachineFiles:
         Args:
             src: far path, below the task's directory; a link there is followed.
             dst: near path.
-            overwrite, resume, preserve, preserve_special, durable, engine, progress: as in `upload`.
+            overwrite, resume, preserve, preserve_special, durable, verify, engine, progress: as in `upload`.
 
         Raises:
             UnsafePathError: the far side lists names that no directory can hold.
-            FileError, FileChanged, ConnectionLost, UnsupportedError: as in `upload`.
+            FileError, FileChanged, ChecksumMismatch, ConnectionLost, UnsupportedError: as in `upload`.
 
         Cancellation: targets are old or new; no temporary file is left but that of ``resume``.
         """
         options = TreeOptions(
-            preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable
+            preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable, verify=verify
         )
         near = near_end(dst)
         far = await far_end(cast("Machine", self), src, engine)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aioremote.protocols import FarFile
     from aioremote.types import FileStat
 
-__all__ = ["PIECE_BYTES", "file_digest", "resume"]
+__all__ = ["PIECE_BYTES", "file_digest", "read_digest", "resume"]
 
 PIECE_BYTES = 1024 * 1024
 _HASH = 'head -c "$2" <"$1" | sha256sum'
@@ -110,13 +110,18 @@ async def file_digest(end: End, path: bytes, count: int) -> str:
             result = None
         if result is not None and len(digest := result.stdout[:64]) == 64:
             return digest
+    return (await read_digest(end, path, count)).hex()
+
+
+async def read_digest(end: End, path: bytes, count: int) -> bytes:
+    """Return the SHA-256 of the first bytes of a file, read from here."""
     sha256 = hashlib.sha256()
     file = await end.files.open(path, os.O_RDONLY)
     async with aclosing(file):
         for offset in range(0, count, PIECE_BYTES):
             data = await file.read(offset, min(PIECE_BYTES, count - offset))
             await asyncio.to_thread(sha256.update, data)
-    return sha256.hexdigest()
+    return sha256.digest()
 
 
 async def _finish(target: End, part: bytes, place: bytes, found: FileStat, options: TreeOptions) -> None:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from aioremote._core.pieces import Piece, Tally, TreeOptions, checked, is_safe_link, kind_of_special
 from aioremote.errors import FileChanged, FileMissing, file_error
 from aioremote.files.delta import send_changes
-from aioremote.files.listing import Listing, excluder, list_tree
-from aioremote.files.resuming import PIECE_BYTES, file_digest
+from aioremote.files.listing import Excluded, Listing, excluder, list_tree
+from aioremote.files.resuming import PIECE_BYTES
+from aioremote.files.verifying import digests_of
 from aioremote.types import SyncReport
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["sync"]
 
 _SMALL_BYTES = 32 * 1024  # files up to this size are read several at a time
-_AT_ONCE = PIECE_BYTES // _SMALL_BYTES
+_AT_ONCE = 128
 
 
 @dataclass(slots=True)
@@ -74,9 +75,7 @@ async def sync(
     began = time.perf_counter()
     excluded = excluder(exclude)
     tally = Tally(progress)
-    root = await _check_roots(source, target)
-    here = await list_tree(source, excluded)
-    there = await list_tree(target, excluded)
+    here, there = await _list_both(source, target, excluded)
     plan = await _plan(source, target, here, there, tally, checksum=checksum)
     removed = _removals(plan, there) if delete else []
     sent = sorted([*plan.files, *plan.links])
@@ -87,6 +86,7 @@ async def sync(
             changed = {path: (here.entries[path], there.entries[path]) for path in plan.files if path in there.entries}
             patched = await send_changes(source, target, changed, tally) if delta else set[bytes]()
             plan.files = [path for path in plan.files if path not in patched]
+            root = await source.files.stat(source.path)
             pieces = checked(_pieces(source, here, plan, root), tally, host=source.host, trusted=source.is_near)
             async with aclosing(pieces):
                 await target.files.write_tree(target.path, pieces, tally, TreeOptions(preserve=True))
@@ -105,22 +105,21 @@ async def sync(
     )
 
 
-async def _check_roots(source: End, target: End) -> FileStat:
-    """Return what is known of the source; both have to be directories, the target one may be missing."""
-    root = await source.files.stat(source.path)
-    if not root.is_dir():
-        raise file_error(errno.ENOTDIR, os.fsdecode(source.path), host=source.host)
+async def _list_both(source: End, target: End, excluded: Excluded) -> tuple[Listing, Listing]:
+    """Return what is at both ends; the source has to be there."""
     try:
-        found = await target.files.stat(target.path)
-    except FileMissing:
-        return root
-    if not found.is_dir():
-        raise file_error(errno.ENOTDIR, os.fsdecode(target.path), host=target.host)
-    return root
+        async with asyncio.TaskGroup() as group:
+            both = [group.create_task(list_tree(end, excluded)) for end in (source, target)]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None  # the first of them, as one end alone would raise it
+    if not both[0].result().exists:
+        raise file_error(errno.ENOENT, os.fsdecode(source.path), host=source.host)
+    return both[0].result(), both[1].result()
 
 
 async def _plan(source: End, target: End, here: Listing, there: Listing, tally: Tally, *, checksum: bool) -> _Plan:
     plan = _Plan(extra=[path for path in there.entries if path not in here.entries])
+    same = await _same_files(source, target, here, there, checksum=checksum)
     for path, stat in here.entries.items():
         why = kind_of_special(stat)
         if why is not None:
@@ -128,12 +127,11 @@ async def _plan(source: End, target: End, here: Listing, there: Listing, tally: 
             continue
         existing = there.entries.get(path)
         if stat.is_symlink():
-            text = await source.files.readlink(_below(source, path))
+            text = here.targets[path]
             if not source.is_near and not is_safe_link(path, text):
                 tally.skip(path, "a link that leads out of the tree")
                 continue
-            is_same = existing is not None and existing.is_symlink()
-            if is_same and await target.files.readlink(_below(target, path)) == text:
+            if there.targets.get(path) == text:
                 plan.unchanged += 1
                 continue
             plan.links[path] = text
@@ -141,7 +139,7 @@ async def _plan(source: End, target: End, here: Listing, there: Listing, tally: 
             if existing is not None and existing.is_dir():
                 continue
             plan.folders.add(path)
-        elif existing is not None and await _is_same(source, target, path, stat, existing, checksum=checksum):
+        elif path in same:
             plan.unchanged += 1
             continue
         else:
@@ -153,15 +151,21 @@ async def _plan(source: End, target: End, here: Listing, there: Listing, tally: 
     return plan
 
 
-async def _is_same(
-    source: End, target: End, path: bytes, stat: FileStat, existing: FileStat, *, checksum: bool
-) -> bool:
-    if not existing.is_file() or stat.st_size != existing.st_size:
-        return False
-    if not checksum:
-        return _same_time(stat.st_mtime_ns, existing.st_mtime_ns)
-    ours = await file_digest(source, _below(source, path), stat.st_size)
-    return ours == await file_digest(target, _below(target, path), stat.st_size)
+async def _same_files(source: End, target: End, here: Listing, there: Listing, *, checksum: bool) -> set[bytes]:
+    """Return the files that are as they should be: by size and time, or by what both ends hash."""
+    alike: dict[bytes, int] = {}
+    for path, stat in here.entries.items():
+        existing = there.entries.get(path)
+        if existing is None or not stat.is_file() or not existing.is_file() or stat.st_size != existing.st_size:
+            continue
+        if checksum or _same_time(stat.st_mtime_ns, existing.st_mtime_ns):
+            alike[path] = stat.st_size
+    if not checksum or not alike:
+        return set(alike)
+    async with asyncio.TaskGroup() as group:
+        both = [group.create_task(digests_of(end, alike)) for end in (source, target)]
+    ours, theirs = both[0].result(), both[1].result()
+    return {path for path in alike if ours[path] == theirs[path]}
 
 
 def _same_time(one: int, other: int) -> bool:

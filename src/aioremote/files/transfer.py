@@ -10,14 +10,16 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aioremote._core.engines import check_engine
-from aioremote._core.pieces import Tally, TreeOptions, carry
+from aioremote._core.pieces import Tally, TreeOptions, checked
 from aioremote.errors import FileMissing, NotAFolder, file_error
 from aioremote.files.pure import PureRemotePath
 from aioremote.files.resuming import resume as resume_file
+from aioremote.files.verifying import with_digests
 from aioremote.transports.local_files import LocalFiles
 from aioremote.types import TransferProgress, TransferReport
 
@@ -89,6 +91,7 @@ async def copy(
     preserve: bool = False,
     preserve_special: bool = False,
     durable: bool = True,
+    verify: bool = False,
     engine: str = "auto",
     progress: Callable[[TransferProgress], None] | None = None,
 ) -> TransferReport:
@@ -96,7 +99,7 @@ async def copy(
 
     Args:
         src, dst: a RemotePath of any machine, or a near path as str or os.PathLike.
-        overwrite, preserve, preserve_special, durable, progress: as in `Machine.upload`.
+        overwrite, preserve, preserve_special, durable, verify, progress: as in `Machine.upload`.
         engine: as there, for each far end.
 
     Raises:
@@ -104,7 +107,9 @@ async def copy(
 
     Cancellation: targets are old or new; no temporary file is left.
     """
-    options = TreeOptions(preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable)
+    options = TreeOptions(
+        preserve=preserve, preserve_special=preserve_special, overwrite=overwrite, durable=durable, verify=verify
+    )
     check_engine(engine)
     source, target = await _end(src, engine), await _end(dst, engine)
     return await transfer(source, target, options=options, progress=progress)
@@ -130,6 +135,7 @@ async def transfer(
     progress: Callable[[TransferProgress], None] | None = None,
     below_folder: bool = True,
     resume: bool = False,
+    has_digests: bool = False,
 ) -> TransferReport:
     """Bring a file or tree from one end to the other.
 
@@ -139,6 +145,7 @@ async def transfer(
         progress: called after each piece.
         below_folder: whether a file given a directory lands in it.
         resume: for a file, whether to go on where an earlier call was cut off.
+        has_digests: whether the source's pieces come with what is to be verified.
 
     Raises:
         ValueError: a tree cannot be resumed.
@@ -152,16 +159,9 @@ async def transfer(
     if resume:
         await resume_file(source, target, place, tally=tally, options=options)
     else:
-        await carry(
-            source.files,
-            source.path,
-            target.files,
-            place,
-            tally=tally,
-            options=options,
-            host=source.host,
-            trusted=source.is_near,
-        )
+        pieces = checked(source.files.read_tree(source.path, tally), tally, host=source.host, trusted=source.is_near)
+        async with aclosing(with_digests(source, pieces) if options.verify and not has_digests else pieces) as wanted:
+            await target.files.write_tree(place, wanted, tally, options)
     engines = [end.files.engine for end in (source, target) if not end.is_near]
     return TransferReport(
         files=tally.files_done,

@@ -31,6 +31,7 @@ from aioremote.commands.orders import (
 from aioremote.errors import ClosedError, CommandFailed, CommandTimeout, ConnectTimeout, RemoteError
 from aioremote.fleet.hosts import HostSource, Target, with_patterns
 from aioremote.fleet.report import Outcome, Report, ReportBuilder
+from aioremote.fleet.sharing import HELD_BYTES, SharedSource
 from aioremote.fleet.window import ItemStream, Window, files_for_hosts
 from aioremote.machine import Machine
 from aioremote.machines import SshKeywords, SshMachine
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["CommandKeywords", "Fleet", "FleetLines", "FleetStream", "RunKeywords", "TransferKeywords"]
 
 T = TypeVar("T")
+_LEAST_AHEAD_BYTES = 512 * 1024  # under way to one of many hosts
 _CLOSERS = 50  # machines closed at once at the end
 _WAITING_LINES = 10_000  # that wait for the consumer
 
@@ -73,6 +75,7 @@ class TransferKeywords(TypedDict, total=False):
     preserve: bool
     preserve_special: bool
     durable: bool
+    verify: bool
     engine: str
 
 
@@ -260,12 +263,16 @@ class Fleet:
         fail_fast: bool = False,
         **keywords: Unpack[TransferKeywords],
     ) -> Report[TransferReport]:
-        """Bring a near file or tree to every host. Each host reads the source by itself, as `Machine.upload` does.
+        """Bring a near file or tree to every host; it is read once for all that are at work together.
+
+        At most 16 MiB that were read wait for the slowest host. One that holds most others up for more than half of the
+        time, after the first 10 s, goes on with a reading of its own, as do those beyond the `limit`, together.
 
         Args:
             src: near path.
             dst: far path, the same on every host, as in `Machine.upload`.
-            timeout, fail_fast, keywords: as in `download`.
+            timeout, fail_fast, keywords: as in `download`. A host's time includes its wait for the others to connect,
+                5 s at most after the last one that did.
 
         Raises:
             ValueError, TypeError: arguments that cannot be passed; nothing was started.
@@ -274,13 +281,15 @@ class Fleet:
         """
         _check_transfer(keywords, timeout)
 
-        async def bring(machine: Machine) -> TransferReport:
-            return await machine.upload(src, dst, **keywords)
+        ahead = max(_LEAST_AHEAD_BYTES, HELD_BYTES // min(self._limit, self._source.total or self._limit))
 
-        async def work(target: Target[Machine], machine: Machine) -> TransferReport:
-            return await _call(bring, machine, timeout, connect=True)
+        async def work(_: Target[Machine], machine: Machine) -> TransferReport:
+            with source.seat() as seat:
+                bring = partial(seat.bring, dst=dst, ahead_bytes=ahead, **keywords)
+                return await _call(bring, machine, timeout, connect=True)
 
-        return await self._report(partial(self._visit_all, work, fail_fast=fail_fast))
+        async with SharedSource(src, self._owner, verify=keywords.get("verify", False)) as source:
+            return await self._report(partial(self._visit_all, work, fail_fast=fail_fast))
 
     async def download(
         self,
@@ -298,8 +307,8 @@ class Fleet:
             dst: near directory; made where missing. HOST is the host as given, percent-encoded where it is no name.
             timeout: seconds a host, as in `map`.
             fail_fast: as in `run`.
-            keywords: ``overwrite``, ``preserve``, ``preserve_special``, ``durable``, ``engine``, as in
-                `Machine.download`.
+            keywords: ``overwrite``, ``preserve``, ``preserve_special``, ``durable``, ``verify``, ``engine``, as
+                in `Machine.download`.
 
         Raises:
             ValueError, TypeError: arguments that cannot be passed; nothing was started.

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import pickle
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from aioremote.errors import ConnectionLost, FileChanged, RemoteError, file_error
-from aioremote.outpost.far.file_frames import CHANGED, DONE, ERROR, Records, record
+from aioremote.errors import ChecksumMismatch, ConnectionLost, FileChanged, RemoteError, file_error
+from aioremote.outpost.far.file_frames import CHANGED, DONE, ERROR, MISMATCH, Records, record
 from aioremote.outpost.far.frames import cost
 from aioremote.outpost.far.handlers import CANCELLED, Handler
 
 if TYPE_CHECKING:
+    from aioremote.errors import FileError
     from aioremote.outpost.link import Link
 
-__all__ = ["FileCalls", "file_order", "nonsense", "told_error"]
+__all__ = ["FileCalls", "file_order", "named_error", "nonsense", "told_error"]
 
 _PICKLE = 4  # Source: what Python 3.6 reads
 _ERRNOS = {name: number for number, name in errno.errorcode.items()}
@@ -34,10 +36,20 @@ def told_error(body: bytes, host: str) -> RemoteError:
     if kind == ERROR and rest.count(b"\0") == 2:
         name, path, text = (part.decode("utf-8", "surrogateescape") for part in rest.split(b"\0"))
         return file_error(_ERRNOS.get(name, errno.EIO), path, host=host, text=text)
+    if kind == MISMATCH:
+        shown = rest.decode("utf-8", "surrogateescape")
+        text = f"{host}: what has arrived of {shown!r} is not what was sent; the file is as it was"
+        return ChecksumMismatch(text, host=host, path=shown)
     if kind == CHANGED:
         shown = rest.decode("utf-8", "surrogateescape")
         return FileChanged(f"{host}: {shown} changed while it was read; send it again", host=host, path=shown)
     return RemoteError(f"{host}: the far end's files: {rest[:4096].decode('utf-8', 'replace')}", host=host)
+
+
+def named_error(name: bytes, root: bytes, path: bytes, host: str) -> FileError:
+    """Return the error for a path of a tree, by errno's name."""
+    number = _ERRNOS.get(name.decode("ascii", "replace"), errno.EIO)
+    return file_error(number, os.fsdecode(os.path.join(root, path)), host=host)
 
 
 def nonsense(host: str) -> RemoteError:

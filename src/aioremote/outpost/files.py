@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioremote._core.lifetime import bounded_cleanup
-from aioremote._core.pieces import Piece
+from aioremote._core.pieces import Listed, Piece
+from aioremote._core.stats import file_stat
 from aioremote.errors import ConnectionLost, RemoteError
 from aioremote.outpost.channel import Channel, ChannelReset
 from aioremote.outpost.far.file_frames import (
     BLOCK_BYTES,
+    DIGESTS,
     DONE,
     END,
     ENTRY,
@@ -28,11 +30,13 @@ from aioremote.outpost.far.file_frames import (
     SKIPPED,
     STAT,
     STOP,
+    UNREAD,
+    VERIFY,
     Records,
     pack_piece,
     record,
 )
-from aioremote.outpost.file_calls import FileCalls, file_order, nonsense, told_error
+from aioremote.outpost.file_calls import FileCalls, file_order, named_error, nonsense, told_error
 from aioremote.protocols import DeltaFiles, FarFile, FileSystem
 from aioremote.types import FileEntry, FileStat
 
@@ -44,6 +48,7 @@ __all__ = ["FileStream", "OutpostFiles"]
 
 TREE_WINDOW = 4 * BLOCK_BYTES  # of a tree that is read, sent ahead
 _CLEANUP_SECONDS = 10.0
+_PATHS = 200  # in a record
 _HANDLE_BYTES = 4
 _ACCESS = {os.O_RDONLY: "O_RDONLY", os.O_WRONLY: "O_WRONLY", os.O_RDWR: "O_RDWR"}
 _FLAGS = ("O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND")
@@ -141,6 +146,28 @@ class OutpostFiles(FileSystem):
                 await bounded_cleanup(stream.drain(), _CLEANUP_SECONDS)
                 raise
 
+    async def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+        async with await self._stream(file_order("list", root), window=TREE_WINDOW) as stream:
+            over = False
+            while not over:
+                listed, over = _listed(await stream.records(), root, stream.host)
+                if listed:
+                    yield listed
+
+    async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
+        digests: list[bytes | None] = []
+        async with await self._stream(file_order("digest")) as stream:
+            for start in range(0, len(paths), _PATHS):
+                await stream.send(record(b"\0".join(paths[start : start + _PATHS])))
+            await stream.send(record(FINISH))
+            while True:
+                for body in await stream.records():
+                    if body == DONE and len(digests) == len(paths):
+                        return digests
+                    if body[:1] != DIGESTS or len(body) != 33:
+                        raise told_error(body, stream.host)
+                    digests.append(body[1:] if any(body[1:]) else None)
+
     async def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         async with await self._stream(file_order("read", root), window=TREE_WINDOW) as stream:
             over = False
@@ -165,8 +192,7 @@ class OutpostFiles(FileSystem):
                 async for batch in pieces:
                     if stream.has_news():  # it cannot go on
                         break
-                    packed = [pack_piece(p.path, p.stat, p.data, p.offset, p.last, p.target) for p in batch]
-                    await stream.send(b"".join(packed))
+                    await stream.send(b"".join(map(_packed, batch)))
                     for piece in batch:
                         if piece.stat.is_file():
                             tally.wrote(piece)
@@ -233,6 +259,11 @@ class FileStream(Channel):
             pass
 
 
+def _packed(piece: Piece) -> bytes:
+    head = record(VERIFY, piece.digest) if piece.digest else b""
+    return head + pack_piece(piece.path, piece.stat, piece.data, piece.offset, piece.last, piece.target)
+
+
 def _sorted(bodies: list[bytes], tally: Tally, host: str) -> tuple[list[Piece], bool]:
     """Return the pieces among some records, and whether they were the last; note and raise what else they tell."""
     pieces: list[Piece] = []
@@ -256,6 +287,34 @@ def _sorted(bodies: list[bytes], tally: Tally, host: str) -> tuple[list[Piece], 
     return pieces, False
 
 
+def _listed(bodies: list[bytes], root: bytes, host: str) -> tuple[list[Listed], bool]:
+    """Return the entries among some records, and whether they were the last."""
+    listed: list[Listed] = []
+    for body in bodies:
+        kind = body[:1]
+        if kind in _PIECES:
+            listed.append(_entry(body, host))
+        elif kind == UNREAD:
+            name, _, path = body[1:].partition(b"\0")
+            listed.append(
+                Listed(path, FileStat(st_mode=0o040000, st_size=0), error=named_error(name, root, path, host))
+            )
+        elif kind == DONE:
+            return listed, True
+        else:
+            raise told_error(body, host)
+    return listed, False
+
+
+def _entry(body: bytes, host: str) -> Listed:
+    try:
+        _, path, _, _, *fields = PIECE.unpack_from(body)
+    except struct.error as error:
+        raise nonsense(host) from error
+    start = PIECE.size + path
+    return Listed(body[PIECE.size : start], file_stat(*fields), body[start:])
+
+
 def _piece(body: bytes, host: str) -> Piece:
     try:
         kind, path, target, offset, *fields = PIECE.unpack_from(body)
@@ -263,28 +322,12 @@ def _piece(body: bytes, host: str) -> Piece:
         raise nonsense(host) from error
     start = PIECE.size + path
     end = start + target
-    return Piece(body[PIECE.size : start], _found(fields), body[end:], offset, kind != b"p", body[start:end])
-
-
-def _found(fields: Sequence[int]) -> FileStat:
-    mode, size, uid, gid, atime, mtime, ctime, inode, device, links = fields
-    return FileStat(
-        st_mode=mode,
-        st_size=size,
-        st_uid=uid,
-        st_gid=gid,
-        st_atime_ns=atime,
-        st_mtime_ns=mtime,
-        st_ctime_ns=ctime,
-        st_ino=inode,
-        st_dev=device,
-        st_nlink=links,
-    )
+    return Piece(body[PIECE.size : start], file_stat(*fields), body[end:], offset, kind != b"p", body[start:end])
 
 
 def _stat(answer: bytes, host: str) -> FileStat:
     try:
-        return _found(STAT.unpack(answer))
+        return file_stat(*STAT.unpack(answer))
     except struct.error as error:
         raise nonsense(host) from error
 
@@ -296,7 +339,7 @@ def _entries(answer: bytes, host: str) -> list[FileEntry]:
         while at < len(answer):
             length, *fields = ENTRY.unpack_from(answer, at)
             at += ENTRY.size
-            found.append(FileEntry(answer[at : at + length], _found(fields)))
+            found.append(FileEntry(answer[at : at + length], file_stat(*fields)))
             at += length
     except struct.error as error:
         raise nonsense(host) from error

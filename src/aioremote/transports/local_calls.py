@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
 from aioremote._core.lifetime import settle
+from aioremote._core.stats import file_stat
 from aioremote.errors import FileError, file_error
 from aioremote.types import FileStat
 
@@ -57,17 +58,17 @@ def local_error(error: OSError, path: bytes) -> FileError:
 
 def stat_of(found: os.stat_result) -> FileStat:
     """Return the same as our own value."""
-    return FileStat(
-        st_mode=found.st_mode,
-        st_size=found.st_size,
-        st_uid=found.st_uid,
-        st_gid=found.st_gid,
-        st_atime_ns=found.st_atime_ns,
-        st_mtime_ns=found.st_mtime_ns,
-        st_ctime_ns=found.st_ctime_ns,
-        st_ino=found.st_ino,
-        st_dev=found.st_dev,
-        st_nlink=found.st_nlink,
+    return file_stat(
+        found.st_mode,
+        found.st_size,
+        found.st_uid,
+        found.st_gid,
+        found.st_atime_ns,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        found.st_ino,
+        found.st_dev,
+        found.st_nlink,
     )
 
 

@@ -13,7 +13,7 @@ from aioremote._core.pieces import TreeOptions
 from aioremote.errors import FileChanged
 from aioremote.outpost.far.block_sums import Sums
 from aioremote.outpost.far.file_frames import BLOCK_BYTES
-from aioremote.outpost.far.patching import Differ, Mismatch, Patcher, tell_sums
+from aioremote.outpost.far.patching import Differ, Patcher, Strayed, tell_sums
 from aioremote.outpost.far.tree_reader import Changed
 from aioremote.outpost.far.tree_writer import Failed, TreeWriter
 from aioremote.protocols import DeltaFiles, DeltaSource
@@ -51,7 +51,7 @@ class LocalDeltas(DeltaFiles):
                 if await in_thread(_follow, patcher, batch):
                     return True
             return False
-        except Mismatch:
+        except Strayed:
             return False
         finally:
             await bounded_cleanup(in_thread(_close, patcher, writer), _CLEANUP_SECONDS)

@@ -14,18 +14,20 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from aioremote.outpost.far.tree_lister import file_digest
 from aioremote.protocols import DeltaFiles, FarFile, FileSystem
-from aioremote.transports.local_calls import named, read_fully, stat_of, write_fully
+from aioremote.transports.local_calls import in_thread, named, read_fully, stat_of, write_fully
 from aioremote.transports.local_deltas import LocalDeltas
-from aioremote.transports.local_trees import read_local_tree, write_local_tree
+from aioremote.transports.local_trees import list_local_tree, read_local_tree, write_local_tree
 from aioremote.types import FileEntry, FileStat
 
 if TYPE_CHECKING:
-    from aioremote._core.pieces import Piece, Tally, TreeOptions
+    from aioremote._core.pieces import Listed, Piece, Tally, TreeOptions
 
 __all__ = ["LocalFiles"]
 
 _BATCH_ENTRIES = 1000
+_HASHED_TOGETHER = 64
 
 
 class LocalFiles(FileSystem):
@@ -91,6 +93,15 @@ class LocalFiles(FileSystem):
     async def remove_tree(self, path: bytes) -> None:
         await named(path, _remove_tree, path)
 
+    def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+        return list_local_tree(root)
+
+    async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
+        found: list[bytes | None] = []
+        for start in range(0, len(paths), _HASHED_TOGETHER):
+            found += await in_thread(_digests, paths[start : start + _HASHED_TOGETHER])
+        return found
+
     def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         return read_local_tree(root, tally)
 
@@ -144,6 +155,10 @@ def _next_entries(listing: Iterator[os.DirEntry[bytes]]) -> list[FileEntry]:
         if len(found) == _BATCH_ENTRIES:
             break
     return found
+
+
+def _digests(paths: Sequence[bytes]) -> list[bytes | None]:
+    return [file_digest(path) for path in paths]
 
 
 def _remove_tree(path: bytes) -> None:

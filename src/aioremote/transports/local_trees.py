@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aioremote._core.lifetime import bounded_cleanup
-from aioremote._core.pieces import Piece
-from aioremote.errors import FileChanged, file_error
+from aioremote._core.pieces import Listed, Piece
+from aioremote.errors import ChecksumMismatch, FileChanged, file_error
+from aioremote.outpost.far.tree_lister import list_tree
 from aioremote.outpost.far.tree_reader import Changed, TreeReader
-from aioremote.outpost.far.tree_writer import Failed, TreeWriter
-from aioremote.transports.local_calls import HOST, in_thread, local_error, stat_of
+from aioremote.outpost.far.tree_writer import Failed, Mismatch, TreeWriter
+from aioremote.transports.local_calls import HOST, in_thread, local_error, named, stat_of
+from aioremote.types import FileStat
 
 if TYPE_CHECKING:
     from aioremote._core.pieces import Tally, TreeOptions
 
-__all__ = ["read_local_tree", "write_local_tree"]
+__all__ = ["list_local_tree", "read_local_tree", "write_local_tree"]
 
 _CLEANUP_SECONDS = 10.0
 
@@ -32,6 +35,27 @@ def _piece(
     target: bytes = b"",
 ) -> Piece:
     return Piece(path, stat_of(found), data, offset, last, target)
+
+
+async def list_local_tree(root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+    """Yield what is in a near tree. See `FileSystem.list_tree`."""
+    batches = list_tree(root)
+    while (batch := await named(root, _next_listed, batches, root)) is not None:
+        yield batch
+
+
+def _next_listed(
+    batches: Iterator[tuple[list[tuple[bytes, os.stat_result, bytes]], list[tuple[bytes, OSError]]]], root: bytes
+) -> list[Listed] | None:
+    batch = next(batches, None)
+    if batch is None:
+        return None
+    found = [Listed(path, stat_of(told), target) for path, told, target in batch[0]]
+    for path, error in batch[1]:
+        found.append(
+            Listed(path, FileStat(st_mode=stat.S_IFDIR, st_size=0), error=local_error(error, os.path.join(root, path)))
+        )
+    return found
 
 
 async def read_local_tree(root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
@@ -87,7 +111,11 @@ async def write_local_tree(
 def _write(writer: TreeWriter, batch: Sequence[Piece]) -> None:
     try:
         for piece in batch:
-            writer.write(piece.path, piece.stat, piece.data, piece.offset, piece.last, piece.target)
+            writer.write(piece.path, piece.stat, piece.data, piece.offset, piece.last, piece.target, piece.digest)
+    except Mismatch as error:
+        shown = os.fsdecode(error.path)
+        text = f"{HOST}: what has arrived of {shown!r} is not what was sent; the file is as it was"
+        raise ChecksumMismatch(text, host=HOST, path=shown) from error
     except Failed as error:
         raise local_error(error.error, error.path) from error.error
 

@@ -13,11 +13,12 @@ from aioremote.errors import UnsupportedError
 from aioremote.protocols import FarFile, FileSystem
 from aioremote.transports.shell_calls import operand, run_program, said_error
 from aioremote.transports.shell_stat import LOOK, SCAN, parse_listing, parse_stat
+from aioremote.transports.shell_trees import DIGESTS, LIST, is_odd, parse_digests, parse_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from aioremote._core.pieces import Piece, Tally, TreeOptions
+    from aioremote._core.pieces import Listed, Piece, Tally, TreeOptions
     from aioremote.protocols import Starter
     from aioremote.types import FileEntry, FileStat
 
@@ -94,6 +95,7 @@ touch -c -a -t "$4" -- "$1" && exec touch -c -m -t "$5" -- "$1"
 """
 )
 _BLOCKS = (65536, 4096)
+_ODD = 100  # files hashed by a program each
 
 
 class ShellFiles(FileSystem):
@@ -179,6 +181,17 @@ class ShellFiles(FileSystem):
 
     async def realpath(self, path: bytes) -> bytes:
         return await self._do(_REALPATH, path)
+
+    async def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+        yield list(parse_tree(await self._do(LIST, root), root, self._host))
+
+    async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
+        named = [operand(path) for path in paths]
+        odd = [path for path in named if is_odd(path)][:_ODD]
+        plain = b"".join(path + b"\0" for path in named if not is_odd(path))
+        _, out, _ = await run_program(self._transport, DIGESTS, *odd, data=plain)
+        found = parse_digests(out, odd)
+        return [found.get(path) for path in named]
 
     def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         raise UnsupportedError(f"{self._host}: cannot read trees: ask for another engine", host=self._host)

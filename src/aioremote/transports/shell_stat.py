@@ -6,10 +6,10 @@ import stat
 
 from aioremote.types import FileEntry, FileStat
 
-__all__ = ["LOOK", "SCAN", "parse_listing", "parse_stat"]
+__all__ = ["ENTRY_FIELDS", "FORMATS", "LOOK", "LS", "SCAN", "parse_listing", "parse_stat"]
 
 # busybox takes the precision for nothing, and tells whole seconds.
-_FORMATS = b"""
+FORMATS = b"""
 gnu='%f %s %u %g %.9X %.9Y %.9Z %i %d %h'
 bsd='%Xp %z %u %g %Fa %Fm %Fc %i %d %l'
 if stat -c %f / >/dev/null 2>&1; then how=gnu
@@ -17,9 +17,9 @@ elif stat -f %p / >/dev/null 2>&1; then how=bsd
 else how=ls
 fi
 """
-_LS = b"""set -f; set -- $(ls -ldn $how -- "$f"); printf '%s %s %s %s 0 0 0 0 0 %s' "$1" "$5" "$3" "$4" "$2" """
+LS = b"""set -f; set -- $(ls -ldn $how -- "$f"); printf '%s %s %s %s 0 0 0 0 0 %s' "$1" "$5" "$3" "$4" "$2" """
 LOOK = (
-    _FORMATS
+    FORMATS
     + b"""
 case $how in
 gnu) exec stat $2 -c "$gnu" "$1" ;;
@@ -27,11 +27,11 @@ bsd) exec stat $2 -f "$bsd" "$1" ;;
 esac
 if [ "$2" = -L ]; then [ -e "$1" ]; else [ -e "$1" ] || [ -L "$1" ]; fi || why_missing "$1"
 how=$2; f=$1; """
-    + _LS
+    + LS
 )
 # A name holds no slash: a slash and a newline end it.
 SCAN = (
-    _FORMATS
+    FORMATS
     + b"""
 [ -e "$1" ] || why_missing "$1"
 [ -d "$1" ] || exit 43
@@ -41,13 +41,13 @@ case $how in
 gnu) find . ! -name . -prune -exec stat -c "$gnu %n/" {} + ;;
 bsd) find . ! -name . -prune -exec stat -f "$bsd %N/" {} + ;;
 *) find . ! -name . -prune -exec sh -c 'for f; do how=; ( """
-    + _LS.replace(b"'", b"'\\''")
+    + LS.replace(b"'", b"'\\''")
     + b""" ); printf " %s/\\\\n" "$f"; done' sh {} + ;;
 esac
 exit 0
 """
 )
-_FIELDS = 10
+ENTRY_FIELDS = 10
 _TYPES = {
     "-": stat.S_IFREG,
     "d": stat.S_IFDIR,
@@ -84,10 +84,10 @@ def parse_listing(listing: bytes) -> list[FileEntry]:
     """Return the entries of a directory."""
     found: list[FileEntry] = []
     for record in listing.split(b"/\n"):
-        fields = record.split(b" ", _FIELDS)
+        fields = record.split(b" ", ENTRY_FIELDS)
         head, slash, name = fields[-1].partition(b"/")
-        if len(fields) == _FIELDS + 1 and head == b"." and slash:  # else one that has gone meanwhile, in ls
-            found.append(FileEntry(name, parse_stat(b" ".join(fields[:_FIELDS]))))
+        if len(fields) == ENTRY_FIELDS + 1 and head == b"." and slash:  # else one that has gone meanwhile, in ls
+            found.append(FileEntry(name, parse_stat(b" ".join(fields[:ENTRY_FIELDS]))))
     return found
 
 
@@ -98,7 +98,7 @@ def _nanoseconds(text: str) -> int:
 
 def _mode(text: str) -> int:
     """Return the mode, from hexadecimal or as ls shows it."""
-    if len(text) < _FIELDS:
+    if len(text) < ENTRY_FIELDS:
         return int(text, 16)
     mode = _TYPES.get(text[0], 0)
     for number, letter in enumerate(text[1:10]):

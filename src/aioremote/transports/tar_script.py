@@ -33,9 +33,9 @@ done
 exec ln "$@" "$0/"
 """
 # $1 root, $2 the directory above it, $3 its name, $4 the temporary directory's, $5 tree or file, $6 options of tar,
-# $7 whether files may be replaced, $8 whether they keep their permissions, $9 what is to be made durable. Standard
-# input is an archive: tree/ is what is to be there, parts/ what files are put together from, whole comes last, the
-# others are lines for this shell.
+# $7 whether files may be replaced, $8 whether they keep their permissions, $9 what is to be made durable, ${10} whether
+# hashes are compared. Standard input is an archive: tree/ is what is to be there, parts/ what files are put together
+# from, hashed names files and hashes what they hash to, whole comes last, the others are lines for this shell.
 WRITE = (
     b"""
 root=$1; name=$3; over=$7; keep=$8; durable=$9; nl='
@@ -94,9 +94,20 @@ merge() {
  done
 }
 
+if [ "${10}" ]; then
+ if command -v sha256sum >/dev/null; then hash=sha256sum
+ elif command -v shasum >/dev/null; then hash='shasum -a 256'
+ else exit 52
+ fi
+fi
 tar -x $6 -p -o -f - -C "$T" || exit 1
 [ -f "$T/whole" ] || exit 1
-cd "$T" && . ./before && cd "$base/" || exit 1
+cd "$T" && . ./before || exit 1
+if [ "${10}" ]; then
+ xargs -0 $hash <hashed | sed -n 's/^[\\\\]*\\([0-9a-f]\\{64\\}\\) .*/\\1/p' >found
+ cmp found hashes >&2 || exit 51
+fi
+cd "$base/" || exit 1
 [ "$durable" != file ] || flush "$T/tree/$name" || exit 1
 merge "$T/tree$from" "$base" || exit 1
 [ "$5" = file ] || [ "$from" ] || cd "./$name" || exit 1

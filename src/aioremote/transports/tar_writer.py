@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import tarfile
 from collections.abc import AsyncIterator, Sequence
@@ -12,7 +13,7 @@ import anyio
 
 from aioremote._core.lifetime import bounded_cleanup
 from aioremote._core.pieces import Piece, temp_name
-from aioremote.errors import TransferError, UnsupportedError
+from aioremote.errors import ChecksumMismatch, TransferError, UnsupportedError
 from aioremote.transports.shell_calls import operand, program, run_program, said_error
 from aioremote.transports.tar_codec import END, Member, header, padding
 from aioremote.transports.tar_script import WRITE, quoted, touch_line
@@ -29,6 +30,9 @@ _CLEANUP_SECONDS = 10.0
 _SAID_BYTES = 64 * 1024
 _JOINED = 64  # parts of a file put together by one command
 _NO_STAT = 50
+_MISMATCH = 51
+_NO_HASH = 52
+_LINE = re.compile(r" differ: .*line (\d+)")  # what cmp says
 
 
 class _Parts:
@@ -70,6 +74,7 @@ class TarWriter:
         self._before: list[bytes] = []  # lines for the far shell: before and after the files have their places
         self._fresh: list[bytes] = []
         self._after: list[bytes] = []
+        self._hashed: list[tuple[bytes, bytes, bytes]] = []  # path, name in the archive, and what it hashes to
         self._said = bytearray()
         self._is_over = False  # the far script has ended, and removed what it made
 
@@ -105,6 +110,7 @@ class TarWriter:
             b"1" if options.overwrite else b"",
             b"1" if options.overwrite and not options.preserve else b"",
             durable,
+            b"1" if options.verify else b"",
             stdin=True,
         )
         return await self._starter.start_process(spec)
@@ -122,6 +128,8 @@ class TarWriter:
             await self._send(stdin, first)
             async for more in rest:
                 await self._send(stdin, more)
+            await stdin.send(_file(b"hashed", b"".join(name + b"\0" for _, name, _ in self._hashed)))
+            await stdin.send(_file(b"hashes", b"".join(digest.hex().encode() + b"\n" for *_, digest in self._hashed)))
             for name, lines in ((b"before", self._before), (b"fresh", self._fresh), (b"after", self._after)):
                 await stdin.send(_file(name, b"".join(lines)))
             await stdin.send(_file(b"whole", b"") + END)
@@ -154,9 +162,20 @@ class TarWriter:
         said = self._said.decode(errors="surrogateescape").strip()
         if status.returncode == _NO_STAT:
             return UnsupportedError(f"{self._host}: cannot write trees without `stat`", host=self._host)
+        if status.returncode == _NO_HASH:
+            return UnsupportedError(f"{self._host}: cannot verify without `sha256sum`", host=self._host)
+        if status.returncode == _MISMATCH:
+            return self._mismatch(said)
         if not status.returncode:
             return TransferError(f"{self._host}: the far side closed its input early: {said}", host=self._host)
         return said_error(self._host, self._blamed(said), status, said)
+
+    def _mismatch(self, said: str) -> ChecksumMismatch:
+        line = _LINE.search(said)
+        path = self._hashed[int(line[1]) - 1][0] if line is not None else b""
+        shown = os.fsdecode(_shown(self._root) + (b"/" + path if path else b""))
+        text = f"{self._host}: what has arrived of {shown!r} is not what was sent; all is as it was"
+        return ChecksumMismatch(text, host=self._host, path=shown)
 
     def _blamed(self, said: str) -> bytes:
         """Return the path for what was said last: a file of the tree, where it is named."""
@@ -186,6 +205,8 @@ class TarWriter:
 
     def _packed(self, piece: Piece) -> bytes:
         found, name = piece.stat, self._member(piece.path)
+        if piece.digest:
+            self._hashed.append((piece.path, name, piece.digest))
         mode = self._options.mode(found, self._umask)
         mtime = found.st_mtime_ns // 10**9
         if found.is_dir():

@@ -92,7 +92,8 @@ class UpgradingTransport(LinkedTransport):
             return present
         if self._without_python:
             return await self._plain.open_files()
-        return UpgradingFiles(await self._plain.open_files(), self._present_files, self._bring_files)
+        await self._plain.connect()
+        return UpgradingFiles(self._plain.open_files, self._present_files, self._bring_files)
 
     def _present_files(self) -> FileSystem | None:
         return OutpostFiles(self._file_calls) if self._link is not None and self._link.state == "up" else None

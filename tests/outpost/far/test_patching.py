@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aioremote._core.pieces import TreeOptions
 from aioremote.outpost.far.block_search import Search
 from aioremote.outpost.far.block_sums import MOST_BYTES, Sums, block_bytes, sums_bytes, sums_of
-from aioremote.outpost.far.patching import COPY, DATA, WHOLE, Differ, Mismatch, Patcher, copied_bytes, tell_sums
+from aioremote.outpost.far.patching import COPY, DATA, WHOLE, Differ, Patcher, Strayed, copied_bytes, tell_sums
 from aioremote.outpost.far.tree_reader import Changed
 from aioremote.outpost.far.tree_writer import TreeWriter
 from aioremote.types import FileStat
@@ -220,7 +220,7 @@ def test_orders_make_the_new_file_of_the_old_one(tmp_path: Path, writer: TreeWri
 def test_orders_that_lie_change_nothing(orders: list[bytes], tmp_path: Path, writer: TreeWriter) -> None:
     """Promises 58 and 61: the old file stays, and no part of another."""
     (tmp_path / "target" / "file").write_bytes(OLD)
-    with pytest.raises(Mismatch):
+    with pytest.raises(Strayed):
         patched(writer, orders)
     assert (tmp_path / "target" / "file").read_bytes() == OLD
     assert os.listdir(tmp_path / "target") == ["file"]
@@ -244,7 +244,7 @@ def test_links_are_not_followed_to_an_old_file(tmp_path: Path, writer: TreeWrite
     assert tell_sums(writer, b"folder/secret", len(OLD), BLOCK) == b""
     assert tell_sums(writer, b"pipe", 0, BLOCK) == b""
     assert tell_sums(writer, b"none", 0, BLOCK) == b""
-    with pytest.raises(Mismatch):
+    with pytest.raises(Strayed):
         patched(writer, GOOD)
     assert (tmp_path / "outside" / "secret").read_bytes() == OLD
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK_BYTES",
     "CHANGED",
+    "DIGESTS",
     "DONE",
     "END",
     "ENTRY",
@@ -29,6 +30,8 @@ __all__ = [
     "STOP",
     "SUMS",
     "TROUBLE",
+    "UNREAD",
+    "VERIFY",
     "Records",
     "pack_error",
     "pack_piece",
@@ -47,7 +50,10 @@ CHANGED = b"c"  # a file changed while it was read; its path
 TROUBLE = b"x"  # the service broke; a text
 FOUND = b"+"  # more files and bytes will come: two numbers
 SKIPPED = b"-"  # path and reason, with NUL between
-MISMATCH = b"m"  # orders did not lead to the source's content; all is as it was
+UNREAD = b"u"  # errno's name and path of a directory that cannot be listed, with NUL between
+DIGESTS = b"h"  # of files, in the order asked for: 32 bytes each, zeros for what cannot be read
+MISMATCH = b"m"  # what was written is not what was sent, and all is as it was; the file's path, where several are
+VERIFY = b"v"  # near: the next piece ends a file that hashes to this
 SUMS = b"b"  # a part of the sums of a file's blocks
 FINISH = b"."  # near: all pieces have been sent
 

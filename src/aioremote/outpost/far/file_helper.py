@@ -15,6 +15,7 @@ from .file_calls import FileCalls
 from .file_frames import (
     BLOCK_BYTES,
     CHANGED,
+    DIGESTS,
     DONE,
     FINISH,
     FOUND,
@@ -23,15 +24,18 @@ from .file_frames import (
     SKIPPED,
     SUMS,
     TROUBLE,
+    UNREAD,
+    VERIFY,
     Records,
     pack_error,
     pack_piece,
     record,
 )
-from .patching import Differ, Mismatch, Patcher, tell_sums
+from .patching import Differ, Patcher, Strayed, tell_sums
 from .supervisor import stand_apart
+from .tree_lister import file_digest, list_tree
 from .tree_reader import Changed, TreeReader
-from .tree_writer import Failed, Options, TreeWriter
+from .tree_writer import Failed, Mismatch, Options, TreeWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["become_helper"]
 
 READ_BYTES = 1048576
+DIGEST_BYTES = 32
 
 
 def become_helper(sock: "socket.socket", order: "bytes") -> "NoReturn":
@@ -49,7 +54,7 @@ def become_helper(sock: "socket.socket", order: "bytes") -> "NoReturn":
 
     Args:
         sock: the only thing that it keeps.
-        order: what for, pickled by the near end: "calls"; or one of `_ACTS` with a path and options.
+        order: what for, pickled by the near end: "calls"; or one of `_ACTS`, with a path and options where it has some.
     """
     try:
         stand_apart(sock.fileno())
@@ -79,7 +84,9 @@ def _told(
         return pack_error(error.error, error.path)
     except Changed as error:
         return record(CHANGED, error.path)
-    except Mismatch:
+    except Mismatch as error:
+        return record(MISMATCH, error.path)
+    except Strayed:
         return record(MISMATCH)
     except (BrokenPipeError, ConnectionError):
         raise
@@ -109,6 +116,30 @@ def _skipped(reader: "TreeReader") -> "list[bytes]":
     return [record(SKIPPED, name, b"\0", why.encode("utf-8")) for name, why in skipped]
 
 
+def _list(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    for found, failed in list_tree(path):
+        told = [pack_piece(name, stat, target=target) for name, stat, target in found]
+        for name, error in failed:
+            told.append(record(UNREAD, errno.errorcode.get(error.errno or 0, "EIO").encode("ascii"), b"\0", name))
+        sock.sendall(b"".join(told))
+
+
+def _digest(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    """Hash the files that are asked for, once all are: whoever asks does not listen before."""
+    records = Records()
+    paths: "list[bytes]" = []
+    while True:
+        data = sock.recv(READ_BYTES)
+        if not data:
+            return
+        for body in records.feed(data):
+            if body == FINISH:
+                for name in paths:
+                    sock.sendall(record(DIGESTS, file_digest(name) or bytes(DIGEST_BYTES)))
+                return
+            paths += body.split(b"\0")
+
+
 def _remove(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
@@ -130,6 +161,7 @@ class _Stat(object):
 def _write(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
     writer = TreeWriter(path, Options(**options))
     records = Records()
+    digest = b""
     try:
         while True:
             data = sock.recv(READ_BYTES)
@@ -139,17 +171,21 @@ def _write(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "
                 if body == FINISH:
                     writer.finish()
                     return
-                _write_piece(writer, body)
+                if body[:1] == VERIFY:
+                    digest = body[1:]
+                else:
+                    _write_piece(writer, body, digest)
+                    digest = b""
     finally:
         writer.close()
 
 
-def _write_piece(writer: "TreeWriter", body: "bytes") -> "None":
+def _write_piece(writer: "TreeWriter", body: "bytes", digest: "bytes") -> "None":
     fields = PIECE.unpack_from(body)
     start = PIECE.size + fields[1]
     end = start + fields[2]
     found = _Stat(fields[4], fields[5], fields[8], fields[9])
-    writer.write(body[PIECE.size : start], found, body[end:], fields[3], fields[0] != b"p", body[start:end])
+    writer.write(body[PIECE.size : start], found, body[end:], fields[3], fields[0] != b"p", body[start:end], digest)
 
 
 # changed files
@@ -191,7 +227,7 @@ def _patch(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "
         while True:
             data = sock.recv(READ_BYTES)
             if not data:  # the near end has given up, or is gone
-                raise Mismatch()
+                raise Strayed()
             for order in records.feed(data):
                 if patcher.follow(order):
                     return
@@ -201,4 +237,13 @@ def _patch(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "
         writer.close()
 
 
-_ACTS = {"diff": _diff, "patch": _patch, "read": _read, "remove": _remove, "sums": _sums, "write": _write}
+_ACTS = {
+    "diff": _diff,
+    "digest": _digest,
+    "list": _list,
+    "patch": _patch,
+    "read": _read,
+    "remove": _remove,
+    "sums": _sums,
+    "write": _write,
+}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .tree_writer import TreeWriter
 
-__all__ = ["COPY", "DATA", "WHOLE", "Differ", "Mismatch", "Patcher", "copied_bytes", "tell_sums"]
+__all__ = ["COPY", "DATA", "WHOLE", "Differ", "Patcher", "Strayed", "copied_bytes", "tell_sums"]
 
 COPY = b"k"  # so many bytes of the old file, from there on
 DATA = b"n"  # new bytes
@@ -29,7 +29,7 @@ WHOLE = b"w"  # that was all; the SHA-256 of the whole
 _COPY = struct.Struct(">cQQ")
 
 
-class Mismatch(Exception):
+class Strayed(Exception):
     """What came out is not the source; the old file is as it was."""
 
 
@@ -117,7 +117,7 @@ class Patcher(object):
         found: what the source's stat tells.
 
     Raises:
-        Mismatch: there is no old file to be read any more.
+        Strayed: there is no old file to be read any more.
     """
 
     def __init__(self, writer: "TreeWriter", path: "bytes", found: "Any") -> "None":
@@ -127,7 +127,7 @@ class Patcher(object):
         try:
             self._old: "int" = writer.open_existing(path)
         except OSError:
-            raise Mismatch() from None
+            raise Strayed() from None
         self._size = os.fstat(self._old).st_size
         self._whole = hashlib.sha256()
         self._at = 0
@@ -136,7 +136,7 @@ class Patcher(object):
         """Follow an order; returns whether it was the last.
 
         Raises:
-            Mismatch: the orders do not lead to the source.
+            Strayed: the orders do not lead to the source.
             Failed: as from `TreeWriter.write`.
         """
         kind = order[:1]
@@ -146,26 +146,26 @@ class Patcher(object):
             self._copy(*_COPY.unpack(order)[1:])
         elif kind == WHOLE:
             if self._at != self._found.st_size or order[1:] != self._whole.hexdigest().encode("ascii"):
-                raise Mismatch()
+                raise Strayed()
             self._writer.write(self._path, self._found, b"", self._at, True)
             return True
         else:
-            raise Mismatch()
+            raise Strayed()
         return False
 
     def _copy(self, start: "int", count: "int") -> "None":
         if not 0 < count <= self._size - start:
-            raise Mismatch()
+            raise Strayed()
         while count:
             data = read_at(self._old, start, min(READ_BYTES, count))
             if not data:  # it is shorter now
-                raise Mismatch()
+                raise Strayed()
             self._add(data)
             start, count = start + len(data), count - len(data)
 
     def _add(self, data: "bytes") -> "None":
         if len(data) > self._found.st_size - self._at:
-            raise Mismatch()
+            raise Strayed()
         self._whole.update(data)
         self._writer.write(self._path, self._found, data, self._at, False)
         self._at += len(data)

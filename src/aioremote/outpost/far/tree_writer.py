@@ -10,19 +10,20 @@ import stat
 from binascii import hexlify
 from collections import OrderedDict
 
+from .tree_lister import open_digest
 from .tree_reader import below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["TEMP_MARK", "Failed", "Options", "TreeWriter"]
+__all__ = ["TEMP_MARK", "Failed", "Mismatch", "Options", "TreeWriter"]
 
 TEMP_MARK = b".aioremote-"  # as in _core/pieces
 _OPEN_FOLDERS = 64
 _HOLE_BYTES = 4096  # zeros that fill more than a page are not written
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _CLOEXEC
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC
 
 
@@ -37,6 +38,18 @@ class Failed(Exception):
     def __init__(self, error: "OSError", path: "bytes") -> "None":
         super().__init__(error, path)
         self.error: "OSError" = error
+        self.path: "bytes" = path
+
+
+class Mismatch(Exception):
+    """What was written is not what was sent.
+
+    Attributes:
+        path: the final path of the file.
+    """
+
+    def __init__(self, path: "bytes") -> "None":
+        super().__init__(path)
         self.path: "bytes" = path
 
 
@@ -107,11 +120,13 @@ class TreeWriter(object):
         offset: "int" = 0,
         last: "bool" = True,
         target: "bytes" = b"",
+        digest: "bytes" = b"",
     ) -> "None":
         """Write a piece.
 
         Raises:
             Failed: it could not be written.
+            Mismatch: the file is not what `digest` tells; what was in its place is as it was.
         """
         try:
             kind = stat.S_IFMT(found.st_mode)
@@ -120,9 +135,9 @@ class TreeWriter(object):
             elif kind == stat.S_IFLNK:
                 self._make_link(path, target)
             elif path and last and path not in self._growing and len(data) == found.st_size <= _HOLE_BYTES * 8:
-                self._write_small(path, found, data)
+                self._write_small(path, found, data, digest)
             else:
-                self._write_part(path, found, data, offset, last)
+                self._write_part(path, found, data, offset, last, digest)
         except OSError as error:
             raise Failed(error, below(self._root, path)) from error
 
@@ -216,7 +231,7 @@ class TreeWriter(object):
         finally:
             os.close(folder)
 
-    def _write_small(self, path: "bytes", found: "Any", data: "bytes") -> "None":
+    def _write_small(self, path: "bytes", found: "Any", data: "bytes", digest: "bytes") -> "None":
         """Write a whole file in as few calls as there can be: trees are full of them."""
         above, _, name = path.rpartition(b"/")
         folder = self._folder(above)
@@ -228,6 +243,7 @@ class TreeWriter(object):
         fd = os.open(temp, _NEW, kept if as_made else 0o600, dir_fd=folder)
         try:
             _write_fully(fd, data)
+            self._verify(fd, path, digest)
             if not as_made:
                 os.fchmod(fd, options.mode(found, self._learnt_umask(folder), existing))
             if options.preserve:
@@ -241,7 +257,9 @@ class TreeWriter(object):
             os.close(fd)
         self._put(folder, temp, name)
 
-    def _write_part(self, path: "bytes", found: "Any", data: "bytes", offset: "int", last: "bool") -> "None":
+    def _write_part(
+        self, path: "bytes", found: "Any", data: "bytes", offset: "int", last: "bool", digest: "bytes"
+    ) -> "None":
         growing = self._growing.get(path)
         if growing is None:
             growing = self._growing[path] = self._begin(path)
@@ -249,7 +267,7 @@ class TreeWriter(object):
             os.lseek(growing.fd, offset, os.SEEK_SET)
             _write_fully(growing.fd, data)
         if last:
-            self._complete(growing, path, found)
+            self._complete(growing, path, found, digest)
 
     def _begin(self, path: "bytes") -> "_Growing":
         folder, _ = self._place(path)
@@ -274,9 +292,14 @@ class TreeWriter(object):
                 os.close(fd)
         return self._umask
 
-    def _complete(self, growing: "_Growing", path: "bytes", found: "Any") -> "None":
+    def _verify(self, fd: "int", path: "bytes", digest: "bytes") -> "None":
+        if digest and open_digest(fd) != digest:
+            raise Mismatch(below(self._root, path))
+
+    def _complete(self, growing: "_Growing", path: "bytes", found: "Any", digest: "bytes") -> "None":
         folder, name = growing.folder, os.path.basename(path or self._root)
         os.ftruncate(growing.fd, found.st_size)  # it may end with a hole
+        self._verify(growing.fd, path, digest)
         is_new = path and path.rpartition(b"/")[0] in self._fresh
         existing = None if is_new else _existing_mode(folder, name)
         os.fchmod(growing.fd, self._options.mode(found, self._umask or 0, existing))

@@ -13,6 +13,7 @@ from asyncssh.constants import FXF_APPEND, FXF_CREAT, FXF_EXCL, FXF_READ, FXF_TR
 
 from aioremote.errors import UnsupportedError
 from aioremote.protocols import FarFile, FileSystem
+from aioremote.transports.scanning import list_by_scans
 from aioremote.transports.shell_files import ShellFiles
 from aioremote.transports.ssh.sftp import Handle
 from aioremote.transports.ssh.sftp_reader import read_sftp_tree, scan_folder, stat_of
@@ -20,7 +21,7 @@ from aioremote.transports.ssh.sftp_writer import SftpWriter
 from aioremote.types import FileEntry, FileStat, ProcessSpec
 
 if TYPE_CHECKING:
-    from aioremote._core.pieces import Piece, Tally, TreeOptions
+    from aioremote._core.pieces import Listed, Piece, Tally, TreeOptions
     from aioremote.transports.ssh.sftp import SftpSession
     from aioremote.transports.ssh.transport import SshTransport
 
@@ -157,15 +158,26 @@ class SftpFiles(FileSystem):
         # SFTP has no way to keep a link that appears meanwhile from being followed; rm has.
         await ShellFiles(self._transport, self._transport.host).remove_tree(path)
 
+    def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+        return list_by_scans(self, root, self._transport.host)
+
+    async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
+        try:  # SFTP cannot hash
+            return await ShellFiles(self._transport, self._transport.host).digests(paths)
+        except UnsupportedError:  # a server for files only
+            return [None] * len(paths)
+
     async def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
-        async with aclosing(read_sftp_tree(await self._session(), root, tally)) as pieces:
+        async with aclosing(
+            read_sftp_tree(await self._session(), root, tally, self._transport.start_unless_full)
+        ) as pieces:
             async for batch in pieces:
                 yield batch
 
     async def write_tree(
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions
     ) -> None:
-        writer = SftpWriter(await self._session(), root, tally, options)
+        writer = SftpWriter(self, await self._session(), root, tally, options, self._transport.start_unless_full)
         await writer.write(pieces)
         if writer.is_tree and options.durable:
             await self._sync(root)

@@ -10,7 +10,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,11 +21,13 @@ from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.pieces import Piece, check_names, kind_of_special
 from aioremote.errors import FileChanged, file_error
 from aioremote.transports.ssh.sftp import opened
+from aioremote.transports.ssh.sftp_stream import STREAM_BYTES, read_stream
 from aioremote.types import FileEntry, FileStat
 
 if TYPE_CHECKING:
     from aioremote._core.pieces import Tally
     from aioremote.transports.ssh.sftp import Handle, SftpSession
+    from aioremote.transports.ssh.sftp_stream import Start
 
 __all__ = ["below", "block_bytes", "read_sftp_tree", "scan_folder", "stat_of"]
 
@@ -77,10 +79,17 @@ async def scan_folder(session: SftpSession, path: bytes) -> AsyncGenerator[Seque
             raise await session.translated(error, client, path, "opendir") from error
 
 
-async def read_sftp_tree(session: SftpSession, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
-    """Yield a far file or tree as pieces. See `FileSystem.read_tree`."""
+async def read_sftp_tree(
+    session: SftpSession, root: bytes, tally: Tally, start: Start
+) -> AsyncGenerator[Sequence[Piece]]:
+    """Yield a far file or tree as pieces. See `FileSystem.read_tree`.
+
+    Args:
+        session, root, tally: what to read, and where it is counted.
+        start: starts a program where a session is free now.
+    """
     async with session.client() as client:
-        reader = _Reader(session, client, root, tally)
+        reader = _Reader(session, client, root, tally, start)
         try:
             async for batch in reader.read():
                 yield batch
@@ -91,7 +100,10 @@ async def read_sftp_tree(session: SftpSession, root: bytes, tally: Tally) -> Asy
 class _Reader:
     """Reads one tree: work to be done, work under way, in that order."""
 
-    def __init__(self, session: SftpSession, client: asyncssh.SFTPClient, root: bytes, tally: Tally) -> None:
+    def __init__(
+        self, session: SftpSession, client: asyncssh.SFTPClient, root: bytes, tally: Tally, start: Start
+    ) -> None:
+        self._start_program = start
         self._session = session
         self._client = client
         self._root = root
@@ -199,7 +211,16 @@ class _Reader:
         blocks: deque[asyncio.Task[bytes]] = deque()
         try:
             found = stat_of(await self._ask(handle.stat(), full))
-            asked = offset = 0
+            offset = 0
+            if found.st_size >= STREAM_BYTES:
+                async with aclosing(read_stream(self._start_program, full, found.st_size)) as parts:
+                    async for data in parts:
+                        offset += len(data)
+                        if offset >= found.st_size:
+                            await self._check_unchanged(handle, found, full)
+                            await self._check_place(found, full)
+                        yield Piece(path, found, data, offset - len(data), last=offset >= found.st_size)
+            asked = offset
             while offset < found.st_size:
                 while asked < found.st_size and len(blocks) < _READS_IN_FLIGHT:
                     count = min(self._block, found.st_size - asked)
@@ -226,6 +247,12 @@ class _Reader:
 
     async def _check_unchanged(self, handle: Handle, found: FileStat, full: bytes) -> None:
         now = stat_of(await self._ask(handle.stat(), full))
+        if (now.st_size, now.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
+            raise self._changed(full)
+
+    async def _check_place(self, found: FileStat, full: bytes) -> None:
+        """What was read by the path has to be what was opened."""
+        now = stat_of(await self._ask(self._client.stat(full), full))
         if (now.st_size, now.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
             raise self._changed(full)
 

@@ -19,16 +19,19 @@ from aioremote._core.lifetime import bounded_cleanup
 from aioremote._core.pieces import Piece, temp_name
 from aioremote.errors import UnsupportedError, file_error
 from aioremote.transports.ssh.sftp_reader import below, block_bytes, stat_of
+from aioremote.transports.ssh.sftp_stream import STREAM_BYTES, WriteStream
+from aioremote.transports.ssh.sftp_verify import Verifier
 
 if TYPE_CHECKING:
     from aioremote._core.pieces import Tally, TreeOptions
+    from aioremote.protocols import FileSystem
     from aioremote.transports.ssh.sftp import Handle, SftpSession
+    from aioremote.transports.ssh.sftp_stream import Start
 
 __all__ = ["SftpWriter"]
 
 T = TypeVar("T")
-_BUDGET_BYTES = 16 * 1024 * 1024  # being written
-_LEAST_BYTES = 128 * 1024  # what any piece counts in that budget: as many files as that at once
+_LEAST_BYTES = 128 * 1024  # what any piece counts of what is being written: as many files as that at once
 _CLEANUP_SECONDS = 10.0
 
 
@@ -42,6 +45,7 @@ class _Target:
         folder: the task that makes its directory; tells whether that is new.
         handle: the open temporary file.
         opening: the task that makes it, where it is written in several pieces.
+        stream: a plain channel that its pieces go by, as long as they follow one another.
         writing: its pieces under way.
     """
 
@@ -50,6 +54,7 @@ class _Target:
     folder: asyncio.Task[bool] | None
     handle: Handle | None = None
     opening: asyncio.Task[Handle] | None = None
+    stream: WriteStream | None = None
     writing: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
 
@@ -84,25 +89,31 @@ class SftpWriter:
         is_tree: whether it was a tree, and not a single file.
     """
 
-    def __init__(self, session: SftpSession, root: bytes, tally: Tally, options: TreeOptions) -> None:
+    def __init__(
+        self, files: FileSystem, session: SftpSession, root: bytes, tally: Tally, options: TreeOptions, start: Start
+    ) -> None:
+        self._start_program = start
         self.is_tree: bool = False
+        self._files = files
         self._session = session
         self._root = root
         self._tally = tally
         self._options = options
-        self._budget = _Budget(_BUDGET_BYTES)
+        self._budget = _Budget(options.ahead_bytes)
         self._folders: dict[bytes, asyncio.Task[bool]] = {}
         self._targets: dict[bytes, _Target] = {}  # files that are not whole yet
         self._later: list[Piece] = []  # directories whose attributes are set at the end
         self._learning: asyncio.Task[None] | None = None
         self._client: asyncssh.SFTPClient
         self._group: asyncio.TaskGroup
+        self._verifier: Verifier
 
     async def write(self, pieces: AsyncIterator[Sequence[Piece]]) -> None:
         """Write all pieces."""
         async with self._session.client() as self._client:
             try:
                 async with asyncio.TaskGroup() as self._group:
+                    self._verifier = Verifier(self._files, self._session.host, self._group.create_task)
                     async for batch in pieces:
                         for piece in batch:
                             await self._take(piece)
@@ -129,7 +140,7 @@ class SftpWriter:
         elif piece.stat.is_symlink():
             self._group.create_task(self._make_link(piece, taken))
         else:
-            self._take_file(piece, taken)
+            await self._take_file(piece, taken)
 
     def _parent(self, path: bytes) -> asyncio.Task[bool] | None:
         return self._folders[path.rpartition(b"/")[0]] if path else None
@@ -195,12 +206,15 @@ class SftpWriter:
     def _temp(self, full: bytes) -> bytes:
         return below(os.path.dirname(full), temp_name(secrets.token_hex(6)))
 
-    def _take_file(self, piece: Piece, taken: int) -> None:
+    async def _take_file(self, piece: Piece, taken: int) -> None:
         target = self._targets.get(piece.path)
         if target is None:
             full = below(self._root, piece.path)
             target = self._targets[piece.path] = _Target(full, self._temp(full), self._parent(piece.path))
-        if piece.last and not target.writing:
+        if piece.stat.st_size >= STREAM_BYTES and await self._streamed(target, piece):
+            self._budget.give_back(taken)
+            return
+        if piece.last and target.opening is None:
             self._group.create_task(self._write_whole(target, piece, taken))
             return
         if target.opening is None:
@@ -209,6 +223,27 @@ class SftpWriter:
         target.writing.append(writing)
         if piece.last:
             self._group.create_task(self._write_rest(target.opening, target, piece))
+
+    async def _streamed(self, target: _Target, piece: Piece) -> bool:
+        """Write a piece by the plain channel, if it is the next one there."""
+        if target.opening is None and not piece.offset:
+            target.opening = self._group.create_task(self._open(target))
+            await target.opening
+            target.stream = await WriteStream.open(self._start_program, target.temp, self._session.host)
+        stream = target.stream
+        if stream is None:
+            return False
+        follows = piece.offset == stream.at
+        if follows:
+            await stream.send(piece.data, target.path)
+        if piece.last or not follows:
+            await stream.finish(target.path)
+            target.stream = None
+        if follows and piece.last and target.opening is not None:
+            await self._complete(await target.opening, target, piece)
+        if follows:
+            self._tally.wrote(piece)
+        return follows
 
     async def _open(self, target: _Target) -> Handle:
         if target.folder is not None:
@@ -254,6 +289,8 @@ class SftpWriter:
         if durable:
             await self._sync(handle, target.path)
         await self._ask(handle.close(), target.path, "write")
+        if piece.digest:
+            await self._verifier.check(target.temp, piece.digest, target.path)
         await self._put(target.temp, target.path)
         del self._targets[piece.path]
         if durable:
@@ -324,6 +361,8 @@ class SftpWriter:
     async def _remove_parts(self) -> None:
         self._session.debris.update(target.temp for target in self._targets.values())
         for target in self._targets.values():
+            if target.stream is not None:
+                await target.stream.aclose()
             self._session.debris.discard(target.temp)
             await self._discard(target.handle, target.temp)
 

@@ -1,0 +1,91 @@
+"""Lists all that is in a directory, at any depth, and hashes files: what both ends of a sync compare. Blocking."""
+
+import errno
+import hashlib
+import os
+import stat
+from collections import deque
+
+from .tree_reader import below
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Found = tuple[bytes, os.stat_result, bytes]
+
+__all__ = ["BATCH_ENTRIES", "file_digest", "list_tree", "open_digest"]
+
+BATCH_ENTRIES = 1000
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_HASHED_BYTES = 1048576
+
+
+def list_tree(root: "bytes") -> "Iterator[tuple[list[Found], list[tuple[bytes, OSError]]]]":
+    """Yield path, stat and link text of all that is below a directory, and the directories that cannot be listed.
+
+    A directory comes before what is in it. The root may be a link, no other is followed.
+
+    Raises:
+        OSError: of the root.
+    """
+    found: "list[Found]" = []
+    failed: "list[tuple[bytes, OSError]]" = []
+    folders = deque([b""])
+    while folders:
+        folder = folders.popleft()
+        try:
+            found += _entries(below(root, folder), folder, folders)
+        except OSError as error:
+            if not folder:
+                raise
+            if error.errno != errno.ENOENT:  # else gone meanwhile
+                failed.append((folder, error))
+        if len(found) >= BATCH_ENTRIES:
+            yield found, failed
+            found, failed = [], []
+    yield found, failed
+
+
+def _entries(place: "bytes", folder: "bytes", folders: "deque[bytes]") -> "list[Found]":
+    found: "list[Found]" = []
+    for entry in sorted(os.scandir(place), key=_name):
+        try:
+            told = entry.stat(follow_symlinks=False)
+            target = os.readlink(entry.path) if stat.S_ISLNK(told.st_mode) else b""
+        except FileNotFoundError:  # gone meanwhile
+            continue
+        path = below(folder, entry.name)
+        found.append((path, told, target))
+        if stat.S_ISDIR(told.st_mode):
+            folders.append(path)
+    return found
+
+
+def _name(entry: "os.DirEntry[bytes]") -> "bytes":
+    return entry.name
+
+
+def file_digest(path: "bytes") -> "bytes | None":
+    """Return the SHA-256 of a file; None for what cannot be read, and for what is no file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _CLOEXEC)  # without waiting, should it be a pipe
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            return open_digest(fd)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+
+
+def open_digest(fd: "int") -> "bytes":
+    """Return the SHA-256 of an open file, from its beginning."""
+    sha256 = hashlib.sha256()
+    os.lseek(fd, 0, os.SEEK_SET)
+    while True:
+        data = os.read(fd, _HASHED_BYTES)
+        if not data:
+            return sha256.digest()
+        sha256.update(data)
