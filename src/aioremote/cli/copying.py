@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aioremote.machines import SshKeywords
     from aioremote.types import TransferProgress, TransferReport
 
-    Report = TransferReport | SyncReport
+    _Report = TransferReport | SyncReport
 
 __all__ = ["CopyRequest", "run_copying"]
 
@@ -54,7 +54,7 @@ class CopyRequest:
     source: EndWord
     target: EndWord
     ssh: SshKeywords
-    work: Callable[..., Awaitable[Report]]
+    work: Callable[..., Awaitable[_Report]]
     engine: str = "auto"
     as_json: bool = False
 
@@ -77,7 +77,7 @@ async def run_copying(request: CopyRequest, interrupt: Interrupt) -> int:
     return interrupt.status or 0
 
 
-async def _carry_out(request: CopyRequest, interrupt: Interrupt, bar: _Bar | None) -> Report:
+async def _carry_out(request: CopyRequest, interrupt: Interrupt, bar: _Bar | None) -> _Report:
     machines: dict[HostName, SshMachine] = {}
     async with AsyncExitStack() as stack:
 
@@ -108,7 +108,7 @@ def _machine(host: HostName, ssh: SshKeywords) -> SshMachine:
     return SshMachine(host.host, **keywords)
 
 
-def _tell(screen: Screen, request: CopyRequest, report: Report, *, in_short: bool) -> None:
+def _tell(screen: Screen, request: CopyRequest, report: _Report, *, in_short: bool) -> None:
     """Write a document; or what was left out, what a dry run would do, and where there was a bar how it went."""
     if request.as_json:
         screen.text("stdout", json.dumps(asdict(report)) + "\n")
@@ -122,7 +122,7 @@ def _tell(screen: Screen, request: CopyRequest, report: Report, *, in_short: boo
         screen.note(_summary(report))
 
 
-def _summary(report: Report) -> str:
+def _summary(report: _Report) -> str:
     if isinstance(report, SyncReport):
         text = f"{len(report.sent)} sent, {len(report.deleted)} deleted, {report.unchanged} unchanged"
     else:

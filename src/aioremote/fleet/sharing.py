@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aioremote.machine import Machine
     from aioremote.types import TransferReport
 
-__all__ = ["HELD_BYTES", "Seat", "SharedSource"]
+__all__ = ["HELD_BYTES", "OptionKeywords", "Seat", "SharedSource"]
 
 HELD_BYTES = 16 * 1024 * 1024  # read, and waiting for the slowest
 GATHER_SECONDS = 5.0  # without one more host that is ready: then the others begin

@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     scripts: list[bytes] = []
     start = sftp_stream._started
 
-    async def noted(ask: "sftp_stream.Start", script: bytes, path: bytes, *, stdin: bool) -> object:
+    async def noted(ask: sftp_stream.Start, script: bytes, path: bytes, *, stdin: bool) -> object:
         scripts.append(script)
         return await start(ask, script, path, stdin=stdin)
 

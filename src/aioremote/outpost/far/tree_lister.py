@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    Found = tuple[bytes, os.stat_result, bytes]
+    _Found = tuple[bytes, os.stat_result, bytes]
 
 __all__ = ["BATCH_ENTRIES", "file_digest", "list_tree", "open_digest"]
 
@@ -21,7 +21,7 @@ _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _HASHED_BYTES = 1048576
 
 
-def list_tree(root: "bytes") -> "Iterator[tuple[list[Found], list[tuple[bytes, OSError]]]]":
+def list_tree(root: "bytes") -> "Iterator[tuple[list[_Found], list[tuple[bytes, OSError]]]]":
     """Yield path, stat and link text of all that is below a directory, and the directories that cannot be listed.
 
     A directory comes before what is in it. The root may be a link, no other is followed.
@@ -29,7 +29,7 @@ def list_tree(root: "bytes") -> "Iterator[tuple[list[Found], list[tuple[bytes, O
     Raises:
         OSError: of the root.
     """
-    found: "list[Found]" = []
+    found: "list[_Found]" = []
     failed: "list[tuple[bytes, OSError]]" = []
     folders = deque([b""])
     while folders:
@@ -47,8 +47,8 @@ def list_tree(root: "bytes") -> "Iterator[tuple[list[Found], list[tuple[bytes, O
     yield found, failed
 
 
-def _entries(place: "bytes", folder: "bytes", folders: "deque[bytes]") -> "list[Found]":
-    found: "list[Found]" = []
+def _entries(place: "bytes", folder: "bytes", folders: "deque[bytes]") -> "list[_Found]":
+    found: "list[_Found]" = []
     for entry in sorted(os.scandir(place), key=_name):
         try:
             told = entry.stat(follow_symlinks=False)

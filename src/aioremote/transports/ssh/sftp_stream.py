@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from aioremote.protocols import FarProcess
     from aioremote.types import ProcessSpec
 
-    Start = Callable[[ProcessSpec], Awaitable[FarProcess | None]]
+__all__ = ["STREAM_BYTES", "Start", "WriteStream", "read_stream"]
 
-__all__ = ["STREAM_BYTES", "WriteStream", "read_stream"]
+Start = Callable[["ProcessSpec"], Awaitable["FarProcess | None"]]
+"""Starts a program where a session is free now; None where there is none."""
 
 STREAM_BYTES = 32 * 1024 * 1024  # of a file that is worth a far program
 _READ = b'exec cat <"$1"'
