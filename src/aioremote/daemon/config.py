@@ -31,6 +31,8 @@ class DaemonConfig:
         max_sessions: authenticated clients at once; more are refused with a text.
         max_unauthenticated: connections at once that have not authenticated; a new one takes the place of the oldest.
         max_per_address: of these, from one address.
+        max_named_sessions: Python sessions by name that clients with one key have at once.
+        named_idle_seconds: after which such a session ends when no client has joined it.
         login_seconds: for TLS and authentication together.
     """
 
@@ -41,6 +43,8 @@ class DaemonConfig:
     max_sessions: int = 100
     max_unauthenticated: int = 64
     max_per_address: int = 8
+    max_named_sessions: int = 16
+    named_idle_seconds: float = 600.0
     login_seconds: float = 10.0
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import socket
@@ -10,7 +11,7 @@ import ssl
 import struct
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +19,7 @@ import aioremote.outpost.far
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote.daemon.config import DaemonConfig, authorized_fingerprints, check_place, tls_context
 from aioremote.daemon.gate import Gate
+from aioremote.daemon.rooms import Door, Rooms
 from aioremote.transports.tcp import GREETING, REFUSAL, fingerprint_of
 
 __all__ = ["Daemon", "serve"]
@@ -26,12 +28,12 @@ _log = logging.getLogger("aioremote.daemon")
 _LOG_SECONDS = 1.0  # between two lines about who was not let in
 _END_SECONDS = 5.0  # for an outpost to end what it runs
 _OUTPOST = """\
-import os, sys
+import json, os, sys
 d = sys.argv[1]
 sources = {n[:-3]: open(os.path.join(d, n), encoding="utf-8").read() for n in os.listdir(d) if n.endswith(".py")}
 module = type(sys)("aioremote_outpost.stage1")
 exec(compile(sources["stage1"], "aioremote/outpost/far/stage1.py", "exec"), module.__dict__)
-module.start(sources, "serve", sys.argv[2], {})
+module.start(sources, sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))
 """
 
 
@@ -55,6 +57,7 @@ class Daemon:
         self._owner = Owner("daemon")
         per_source = config.max_unauthenticated if self._unix else config.max_per_address
         self._gate: Gate[_Side] = Gate(config.max_unauthenticated, per_source)
+        self._rooms = Rooms(_start_room, config.max_named_sessions, config.named_idle_seconds)
         self._empty = asyncio.Event()
         self._empty.set()
         self._told = float("-inf")
@@ -63,6 +66,11 @@ class Daemon:
     def waiting(self) -> int:
         """How many connections have not authenticated yet."""
         return len(self._gate)
+
+    @property
+    def named_sessions(self) -> int:
+        """How many Python sessions by name there are."""
+        return len(self._rooms)
 
     async def start(self) -> None:
         """Listen; ConfigError where the configuration is not safe, OSError where the address cannot be had."""
@@ -94,6 +102,7 @@ class Daemon:
         if self._server is not None:
             self._server.close()
         await self._owner.aclose()
+        await self._rooms.aclose()
         if self._unix and self._server is not None:
             with suppress(FileNotFoundError):
                 os.unlink(self.config.listen)
@@ -114,7 +123,7 @@ class Daemon:
     async def _admit(self, side: _Side, source: str) -> None:
         try:
             try:
-                await (self._check_peer(side) if self._unix else self._handshake(side))
+                scope = await (self._check_peer(side) if self._unix else self._handshake(side))
             finally:
                 self._gate.leave(side)
             self._gate.succeeded(source)
@@ -125,7 +134,7 @@ class Daemon:
             self.sessions += 1
             self._empty.clear()
             try:
-                await self._session(side)
+                await self._session(side, scope)
             finally:
                 self.sessions -= 1
                 if not self.sessions:
@@ -137,7 +146,7 @@ class Daemon:
         finally:
             side.transport.abort()
 
-    async def _handshake(self, side: _Side) -> None:
+    async def _handshake(self, side: _Side) -> str:
         loop = asyncio.get_running_loop()
         assert self._tls is not None
         raw = side.transport
@@ -156,23 +165,26 @@ class Daemon:
         side.transport, side.switching = made, False
         made.pause_reading()
         certificate = made.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        if certificate is None or fingerprint_of(certificate) not in self._authorized:
+        fingerprint = "" if certificate is None else fingerprint_of(certificate)
+        if fingerprint not in self._authorized:
             raise PermissionError("its certificate is not one of the authorised")
+        return fingerprint
 
-    async def _check_peer(self, side: _Side) -> None:
+    async def _check_peer(self, side: _Side) -> str:
         found = side.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         uid = struct.unpack("3i", found)[1]
         if uid != os.getuid():
             raise PermissionError(f"uid {uid} is not the daemon's")
+        return f"uid {uid}"
 
-    async def _session(self, side: _Side) -> None:
+    async def _session(self, side: _Side, scope: str) -> None:
+        with closing(Door(self._rooms, scope)) as door:
+            await self._outpost(side, door)
+
+    async def _outpost(self, side: _Side, door: Door) -> None:
         near, far = socket.socketpair()
         try:
-            folder = str(Path(aioremote.outpost.far.__file__).parent)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-B", "-c", _OUTPOST, folder, GREETING,
-                stdin=far.fileno(), stdout=far.fileno(), stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+            process = await _start("serve", far, sessions_fd=door.far.fileno())
         except BaseException:
             near.close()
             raise
@@ -198,6 +210,20 @@ class Daemon:
         if now - self._told >= _LOG_SECONDS:
             self._told = now
             _log.warning("%s was not let in: %r", source, text)
+
+
+async def _start(entry: str, far: socket.socket, **descriptors: int) -> asyncio.subprocess.Process:
+    """Start an entry module of `outpost.far` that speaks over `far`, and is told of more descriptors."""
+    folder = str(Path(aioremote.outpost.far.__file__).parent)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-B", "-c", _OUTPOST, folder, entry, GREETING, json.dumps(descriptors),
+        stdin=far.fileno(), stdout=far.fileno(), stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+        pass_fds=list(descriptors.values()),
+    )  # fmt: skip
+
+
+async def _start_room(far: socket.socket, active_fd: int) -> asyncio.subprocess.Process:
+    return await _start("shared", far, active_fd=active_fd)
 
 
 class _Side(asyncio.Protocol):

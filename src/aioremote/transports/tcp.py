@@ -50,6 +50,8 @@ class TcpTransport(LinkedTransport):
         connect_timeout: seconds for everything until the daemon has greeted.
     """
 
+    keeps_sessions = True
+
     def __init__(
         self,
         host: str = "",
