@@ -29,6 +29,7 @@ __all__ = ["Daemon", "serve"]
 _log = logging.getLogger("aioremote.daemon")
 _LOG_SECONDS = 1.0  # between two lines about who was not let in
 _END_SECONDS = 5.0  # for an outpost to end what it runs
+_HIGH_WATER_BYTES = 1048576  # of a splice, each way: with asyncio's 64 KiB it stands still between two chunks
 _RECORD_HEAD = 5  # type, version, length. Source: RFC 8446, section 5.1
 _HANDSHAKE = b"\x16\x03"
 _MOST_HELLO_BYTES = 4096
@@ -213,6 +214,8 @@ class Daemon:
         try:
             await asyncio.get_running_loop().create_connection(lambda: other, sock=near)
             side.peer, other.peer = other, side
+            for one in (side, other):
+                one.transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
             side.transport.resume_reading()
             await asyncio.wait({side.over, other.over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
