@@ -15,11 +15,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aioremote import AddressError, AuthenticationError, ConnectionLost, DaemonMachine, ForkedConnection, connect
+from aioremote import (
+    AddressError,
+    AuthenticationError,
+    ConnectionLost,
+    DaemonMachine,
+    ForkedConnection,
+    connect,
+)
 from aioremote.daemon import Daemon, DaemonConfig, make_key, serve
 from aioremote.daemon import server as daemon_server
 from aioremote.errors import ConfigError
 from aioremote.testing.checks import marked_processes, until
+from aioremote.testing.proxy import TcpProxy
 
 HEADER = struct.Struct(">IBBHI")  # of a frame: length, type, flags, reserved, channel
 
@@ -186,6 +194,22 @@ async def test_a_killed_outpost_is_a_lost_connection_and_leaves_nothing(tmp_path
                 await process.wait()
             await until(lambda: not marked_processes(mark), seconds=1.5)
         assert (await other.run("echo", "alive")).stdout == "alive\n"
+
+
+async def test_a_client_that_falls_silent_is_ended(tmp_path: Path) -> None:
+    """Promise 73: a black hole, after which nothing of it is left three intervals and 2 s later."""
+    mark = f"aioremote-mark-{os.getpid()}-silent"
+    async with serving(tmp_path, keepalive=0.5) as (daemon, pin), TcpProxy("127.0.0.1", daemon.port) as proxy:
+        machine = DaemonMachine("127.0.0.1", proxy.port, keyfile=tmp_path / "client", server_fingerprint=pin)
+        process = await machine.start("sleep", "600", env={"MARK": mark})
+        assert process.pid > 1
+        proxy.freeze()
+        await until(lambda: not marked_processes(mark), seconds=3 * 0.5 + 2)
+        await until(lambda: daemon.sessions == 0, seconds=10)
+        machine.abort()
+        with pytest.raises(ConnectionLost):
+            await process.wait()
+        await machine.aclose()
 
 
 async def test_a_forked_child_may_not_use_the_connection(tmp_path: Path) -> None:

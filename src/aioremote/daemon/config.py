@@ -36,6 +36,8 @@ class DaemonConfig:
         max_named_sessions: Python sessions by name that clients with one key have at once.
         named_idle_seconds: after which such a session ends when no client has joined it.
         login_seconds: for TLS and authentication together.
+        keepalive: seconds of silence after which a client is asked whether it is there; three times make a lost one,
+            and all that it runs is ended. 0 for never.
     """
 
     listen: str = "127.0.0.1:10101"
@@ -49,6 +51,7 @@ class DaemonConfig:
     max_named_sessions: int = 16
     named_idle_seconds: float = 600.0
     login_seconds: float = 10.0
+    keepalive: float = 15.0
 
     @property
     def endpoint(self) -> tuple[str, int]:

@@ -28,6 +28,7 @@ __all__ = ["Daemon", "serve"]
 
 _log = logging.getLogger("aioremote.daemon")
 _LOG_SECONDS = 1.0  # between two lines about who was not let in
+_KEEPALIVE_COUNT = 3  # silent intervals that make a lost client
 _END_SECONDS = 5.0  # for an outpost to end what it runs
 _HIGH_WATER_BYTES = 1048576  # of a splice, each way: with asyncio's 64 KiB it stands still between two chunks
 _RECORD_HEAD = 5  # type, version, length. Source: RFC 8446, section 5.1
@@ -204,7 +205,8 @@ class Daemon:
     async def _outpost(self, side: _Side, door: Door) -> None:
         near, far = socket.socketpair()
         try:
-            process = await _start("serve", far, sessions_fd=door.far.fileno())
+            options = {"keepalive": self.config.keepalive, "keepalive_count": _KEEPALIVE_COUNT}
+            process = await _start("serve", far, options, sessions_fd=door.far.fileno())
         except BaseException:
             near.close()
             raise
@@ -234,11 +236,13 @@ class Daemon:
             _log.warning("%s was not let in: %r", source, text)
 
 
-async def _start(entry: str, far: socket.socket, **descriptors: int) -> asyncio.subprocess.Process:
-    """Start an entry module of `outpost.far` that speaks over `far`, and is told of more descriptors."""
+async def _start(
+    entry: str, far: socket.socket, options: dict[str, float], **descriptors: int
+) -> asyncio.subprocess.Process:
+    """Start an entry module of `outpost.far` that speaks over `far`, and is told options and more descriptors."""
     folder = str(Path(aioremote.outpost.far.__file__).parent)
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-B", "-c", _OUTPOST, folder, entry, GREETING, json.dumps(descriptors),
+        sys.executable, "-B", "-c", _OUTPOST, folder, entry, GREETING, json.dumps({**options, **descriptors}),
         stdin=far.fileno(), stdout=far.fileno(), stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
         pass_fds=list(descriptors.values()),
     )  # fmt: skip
@@ -274,7 +278,7 @@ def _tell_once(there: asyncio.Future[None]) -> None:
 
 
 async def _start_room(far: socket.socket, active_fd: int) -> asyncio.subprocess.Process:
-    return await _start("shared", far, active_fd=active_fd)
+    return await _start("shared", far, {}, active_fd=active_fd)
 
 
 class _Side(asyncio.Protocol):

@@ -88,11 +88,11 @@ class _Session(Worker):
         self._guests: "dict[int, _Guest]" = {}
         self._guest: "_Guest | None" = None
         self._silence()
+        signal.signal(signal.SIGIO, self._on_end)  # before the first one comes, which would else end the process
         _wake_at_end(daemon)
 
     def run(self) -> "None":
         """Serve until the daemon is gone."""
-        signal.signal(signal.SIGIO, self._on_end)
         while True:
             waiting = {guest.stream.fileno(): guest for guest in self._guests.values()}
             waiting.update({guest.place.fileno(): guest for guest in self._guests.values()})
