@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks._measure import Site
 
-__all__ = ["Caller", "double", "execnet", "mitogen", "rpyc", "ssh_options"]
+__all__ = ["Caller", "double", "execnet", "mitogen", "over_channel", "over_connection", "rpyc", "ssh_options"]
 
 Caller = tuple[Callable[[object], object], Callable[[Iterable[object]], Sequence[object]]]
 """Call the far function with a value and wait; call it with each of many values, 64 under way at once."""
@@ -78,26 +78,31 @@ def execnet(site: Site) -> Generator[Caller]:
     spec = f"ssh={' '.join(ssh_options(site))} {site.hosts[0]}//python={sys.executable}"
     group: Any = peer.Group()
     try:
-        channel: Any = group.makegateway(spec).remote_exec(_EXECNET)
-
-        def call(value: object) -> object:
-            channel.send(value)
-            return channel.receive()
-
-        def many(values: Iterable[object]) -> list[object]:
-            done: list[object] = []
-            waiting = 0
-            for value in values:
-                if waiting == AT_ONCE:
-                    done.append(channel.receive())
-                    waiting -= 1
-                channel.send(value)
-                waiting += 1
-            return done + [channel.receive() for _ in range(waiting)]
-
-        yield call, many
+        yield over_channel(group.makegateway(spec))
     finally:
         group.terminate(timeout=5)
+
+
+def over_channel(gateway: Any) -> Caller:
+    """Return the ways to call over one channel of execnet's gateway."""
+    channel: Any = gateway.remote_exec(_EXECNET)
+
+    def call(value: object) -> object:
+        channel.send(value)
+        return channel.receive()
+
+    def many(values: Iterable[object]) -> list[object]:
+        done: list[object] = []
+        waiting = 0
+        for value in values:
+            if waiting == AT_ONCE:
+                done.append(channel.receive())
+                waiting -= 1
+            channel.send(value)
+            waiting += 1
+        return done + [channel.receive() for _ in range(waiting)]
+
+    return call, many
 
 
 @contextlib.contextmanager
@@ -111,19 +116,26 @@ def rpyc(site: Site) -> Generator[Caller]:
             process.stdout, process.stdin, service=peer.core.service.ClassicService, config={"sync_request_timeout": 60}
         )
         try:
-            connection.execute("def double(value): return value")
-            far: Any = connection.namespace["double"]
-            later: Any = peer.async_(far)
-
-            def many(values: Iterable[object]) -> list[object]:
-                waiting: list[Any] = []
-                done: list[object] = []
-                for value in values:
-                    if len(waiting) == AT_ONCE:
-                        done.append(waiting.pop(0).value)
-                    waiting.append(later(value))
-                return done + [result.value for result in waiting]
-
-            yield far, many
+            yield over_connection(connection)
         finally:
             connection.close()
+
+
+def over_connection(connection: Any) -> Caller:
+    """Return the ways to call over a connection of rpyc's classic service."""
+    import rpyc as peer
+
+    connection.execute("def double(value): return value")
+    far: Any = connection.namespace["double"]
+    later: Any = peer.async_(far)
+
+    def many(values: Iterable[object]) -> list[object]:
+        waiting: list[Any] = []
+        done: list[object] = []
+        for value in values:
+            if len(waiting) == AT_ONCE:
+                done.append(waiting.pop(0).value)
+            waiting.append(later(value))
+        return done + [result.value for result in waiting]
+
+    return far, many

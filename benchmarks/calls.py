@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from benchmarks import _callers
 from benchmarks._answers import Answer, Figure, Run, Verdict
@@ -12,6 +13,9 @@ from benchmarks._callers import AT_ONCE, Caller, double
 from benchmarks._measure import Entry, Measured, Site, Spread, Values, compete
 from benchmarks._meters import metered
 from benchmarks._server import servers
+
+if TYPE_CHECKING:
+    from aioremote import Machine
 
 __all__ = ["execnet", "mitogen", "ours", "rpyc", "run"]
 
@@ -25,8 +29,9 @@ UNITS = {
 }
 
 
-def _play(connect: Callable[[Site], AbstractContextManager[Caller]], site: Site, calls: int, blocks: int) -> Measured:
-    with connect(site) as (call, many):
+def play(connected: AbstractContextManager[Caller], calls: int, blocks: int) -> Measured:
+    """Measure a peer."""
+    with connected as (call, many):
         assert list(many(range(WARM))) == list(range(WARM))
         with metered() as one:
             for number in range(calls):
@@ -44,66 +49,74 @@ def _play(connect: Callable[[Site], AbstractContextManager[Caller]], site: Site,
     }
 
 
+async def play_machine(made: Callable[[], Machine], calls: int, blocks: int) -> Measured:
+    """Measure a machine of ours."""
+    async with made() as machine:
+        call = machine.python.call
+
+        async def many(count: int) -> None:
+            numbers = iter(range(count))
+
+            async def work() -> None:
+                for number in numbers:
+                    assert await call(double, number) == number
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(AT_ONCE):
+                    group.create_task(work())
+
+        await many(WARM)
+        with metered() as one:
+            for number in range(calls):
+                assert await call(double, number) == number
+        with metered() as at_once:
+            await many(5 * calls)
+        assert await call(double, BLOCK) == BLOCK
+        with metered() as bulk:
+            for _ in range(blocks):
+                await call(double, BLOCK)
+    return {
+        "one_per_s": calls / one.wall_seconds,
+        "many_per_s": 5 * calls / at_once.wall_seconds,
+        "mib_per_s": blocks / bulk.wall_seconds,
+    }
+
+
 def mitogen(site: Site, calls: int, blocks: int) -> Measured:
     """Call with mitogen."""
-    return _play(_callers.mitogen, site, calls, blocks)
+    return play(_callers.mitogen(site), calls, blocks)
 
 
 def execnet(site: Site, calls: int, blocks: int) -> Measured:
     """Call with execnet."""
-    return _play(_callers.execnet, site, calls, blocks)
+    return play(_callers.execnet(site), calls, blocks)
 
 
 def rpyc(site: Site, calls: int, blocks: int) -> Measured:
     """Call with rpyc."""
-    return _play(_callers.rpyc, site, calls, blocks)
+    return play(_callers.rpyc(site), calls, blocks)
 
 
 def ours(site: Site, calls: int, blocks: int) -> Measured:
     """Call with `Machine.python`: the function travels as source, and each call runs in a worker process."""
     from aioremote import HostKeys, SshMachine
 
-    async def work() -> Measured:
-        keys = HostKeys.strict(site.known_hosts)
-        machine = SshMachine(
-            site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
+    def made() -> Machine:
+        return SshMachine(
+            site.hosts[0],
+            port=site.port,
+            user=site.user,
+            keyfile=site.keyfile,
+            host_keys=HostKeys.strict(site.known_hosts),
+            config=None,
         )
-        async with machine:
-            call = machine.python.call
 
-            async def many(count: int) -> None:
-                numbers = iter(range(count))
-
-                async def work() -> None:
-                    for number in numbers:
-                        assert await call(double, number) == number
-
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(AT_ONCE):
-                        group.create_task(work())
-
-            await many(WARM)
-            with metered() as one:
-                for number in range(calls):
-                    assert await call(double, number) == number
-            with metered() as at_once:
-                await many(5 * calls)
-            assert await call(double, BLOCK) == BLOCK
-            with metered() as bulk:
-                for _ in range(blocks):
-                    await call(double, BLOCK)
-        return {
-            "one_per_s": calls / one.wall_seconds,
-            "many_per_s": 5 * calls / at_once.wall_seconds,
-            "mib_per_s": blocks / bulk.wall_seconds,
-        }
-
-    return asyncio.run(work())
+    return asyncio.run(play_machine(made, calls, blocks))
 
 
-def _best(values: Values, key: str) -> Spread:
+def best(values: Values, key: str, peers: Sequence[str] = PEERS) -> Spread:
     """Return our figure over the best peer's, round by round."""
-    best = [max(rounds) for rounds in zip(*([m[key] for m in values.rounds[peer]] for peer in PEERS), strict=True)]
+    best = [max(rounds) for rounds in zip(*([m[key] for m in values.rounds[peer]] for peer in peers), strict=True)]
     return Spread.of([mine[key] / theirs for mine, theirs in zip(values.rounds["aioremote"], best, strict=True)])
 
 
@@ -119,9 +132,9 @@ def run(run: Run) -> Answer:
         "calls of a far Python function over ssh",
         [Figure(name, values.spread(name, key), unit) for key, unit in UNITS.items() for name in values.rounds],
         [
-            Verdict("the best peer, one after another", 1.0, _best(values, "one_per_s"), at_least=True),
-            Verdict(f"the best peer, {AT_ONCE} at once", 1.5, _best(values, "many_per_s"), at_least=True),
-            Verdict("the best peer, 1 MiB there and back", 6.0, _best(values, "mib_per_s"), at_least=True),
+            Verdict("the best peer, one after another", 1.0, best(values, "one_per_s"), at_least=True),
+            Verdict(f"the best peer, {AT_ONCE} at once", 1.5, best(values, "many_per_s"), at_least=True),
+            Verdict("the best peer, 1 MiB there and back", 6.0, best(values, "mib_per_s"), at_least=True),
         ],
         raw=values.rounds,
     )

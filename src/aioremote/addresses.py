@@ -269,7 +269,7 @@ def _make(address: Address, **keywords: Any) -> Any:  # Any: as Factory
         case "exec":
             return kind(_words(address.path), **keywords)
         case "unix":
-            return kind(address.path, **keywords)
+            return kind(path=address.path, **keywords)
         case "smb":
             return kind(address.host, **{**keywords, **_smb_parts(address)})
         case _:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 from aioremote._core.backoff import reconnect_policy
-from aioremote._core.names import check_object_name
+from aioremote._core.names import check_host_name, check_object_name
 from aioremote.errors import UnsupportedError
 from aioremote.host_keys import HostKeys
 from aioremote.machine import Machine
@@ -391,19 +391,20 @@ class KubernetesMachine(CommandMachine):
 
 
 class DaemonMachine(Machine):
-    """A host where ``aioremote serve`` runs, over TLS 1.3 with certificates pinned at both ends, or a unix socket here.
+    """A host where ``aioremote serve`` runs, over TLS 1.3 with pinned certificates, or a unix socket here.
 
     Args:
         host: name or address; not with `path`.
         port: of the daemon.
         keyfile: this client's key, as ``aioremote keygen`` wrote it.
+        tokenfile: in place of `keyfile`, a file of mode 0600 with a token of the daemon; it is proved, never sent.
         server_fingerprint: the daemon's, "sha256:…"; no other is trusted.
         path: of a unix socket on this machine, of a daemon of the same user; in place of all others.
         connect_timeout: seconds until the daemon has greeted.
         encoding: of far text.
 
     Raises:
-        ValueError: neither a path nor a host with keyfile and fingerprint.
+        ValueError: neither a path nor a host with fingerprint and either keyfile or tokenfile.
     """
 
     def __init__(
@@ -412,6 +413,7 @@ class DaemonMachine(Machine):
         port: int = 10101,
         *,
         keyfile: str | os.PathLike[str] | None = None,
+        tokenfile: str | os.PathLike[str] | None = None,
         server_fingerprint: str = "",
         path: str | os.PathLike[str] = "",
         connect_timeout: float = 15.0,
@@ -419,12 +421,15 @@ class DaemonMachine(Machine):
     ) -> None:
         from aioremote.transports.tcp import TcpTransport  # 20 ms, for those who have a daemon
 
-        if bool(path) == bool(host) or (host and not (keyfile and server_fingerprint)):
-            raise ValueError("give path=, or a host with keyfile= and server_fingerprint=")
+        if bool(path) == bool(host) or (host and not (bool(keyfile) != bool(tokenfile) and server_fingerprint)):
+            raise ValueError("give path=, or a host with server_fingerprint= and either keyfile= or tokenfile=")
+        if host:
+            check_host_name(host)
         transport = TcpTransport(
             host,
             port,
             keyfile=keyfile or "",
+            tokenfile=tokenfile or "",
             server_fingerprint=server_fingerprint,
             path=os.fspath(path),
             connect_timeout=connect_timeout,
@@ -470,6 +475,7 @@ class SmbMachine(Machine):
             raise UnsupportedError(f"{host}: SMB needs: pip install 'aioremote[smb]'", host=host) from error
         if not username or not pipe or any(letter in "\\/\0" for letter in pipe):
             raise ValueError(f"username={username!r}, pipe={pipe!r}: give a login, and a pipe's name alone")
+        check_host_name(host)
         transport = SmbTransport(
             host,
             port,

@@ -292,12 +292,16 @@ def demo_command(save_svg: Path | None) -> int:
 
 @cli.command("keygen")
 @click.argument("path")
-def keygen_command(path: str) -> None:
+@click.option("--token", is_flag=True, help="Make a token in place of a key: both ends need the same file.")
+def keygen_command(path: str, *, token: bool) -> None:
     """Make a key for a daemon or its client: PATH (mode 0600) and PATH.crt; prints the fingerprint."""
-    from aioremote.daemon import make_key
+    from aioremote.daemon import make_key, make_token
 
     try:
-        click.echo(make_key(path))
+        if token:
+            make_token(path)
+        else:
+            click.echo(make_key(path))
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from error
 
@@ -306,10 +310,13 @@ def keygen_command(path: str) -> None:
 @click.option("--listen", default="127.0.0.1:10101", metavar="ADDR", help="ADDRESS:PORT, or the path of a socket.")
 @click.option("--key", metavar="FILE", help="The daemon's key, made by keygen.")
 @click.option("--authorized", metavar="FILE", help="The clients' certificates, one after the other.")
+@click.option("--tokens", metavar="FILE", help="Tokens of clients without certificates, one a line, mode 0600.")
+@click.option("--drain", metavar="SECONDS", type=float, default=30.0, help="For sessions to end after SIGTERM.")
 @click.option("--allow-remote", is_flag=True, help="Permit an address that is not loopback.")
 def serve_command(**params: Any) -> int:
-    """Let authorised clients use this machine until Ctrl-C; SIGHUP reads the files again."""
+    """Let authorised clients use this machine until Ctrl-C; SIGHUP reads the files again, SIGTERM lets sessions end."""
     from aioremote.cli.serving import run_daemon
     from aioremote.daemon import DaemonConfig
 
-    return run_interruptible(partial(run_daemon, DaemonConfig(**params)))
+    drain = params.pop("drain")
+    return run_interruptible(partial(run_daemon, DaemonConfig(**params), drain))

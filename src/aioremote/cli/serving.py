@@ -17,16 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["run_daemon"]
 
 
-async def run_daemon(config: DaemonConfig, interrupt: Interrupt) -> int:
-    """Serve until interrupted; SIGHUP reloads."""
+async def run_daemon(config: DaemonConfig, drain: float, interrupt: Interrupt) -> int:
+    """Serve until interrupted; SIGHUP reloads, SIGTERM lets sessions end for `drain` seconds, a second one does not."""
     loop = asyncio.get_running_loop()
+    ending = asyncio.Event()
+
+    def end() -> None:
+        if ending.is_set():
+            interrupt.on_signal(signal.SIGTERM)
+        ending.set()
+
     try:
         async with serve(config) as daemon:
             loop.add_signal_handler(signal.SIGHUP, _reload, daemon)
+            loop.add_signal_handler(signal.SIGTERM, end)
             where = config.listen if not daemon.port else f"{config.endpoint[0]}:{daemon.port}"
-            sys.stderr.write(f"listening on {where}\n")
-            sys.stderr.flush()
-            await asyncio.Event().wait()
+            _say(f"listening on {where}")
+            await ending.wait()
+            _say(f"ending: {daemon.sessions} sessions, which have {drain:g} s")
+            await daemon.drain(drain)
     except asyncio.CancelledError:
         if interrupt.status is None:
             raise
@@ -37,4 +46,11 @@ def _reload(daemon: Daemon) -> None:
     try:
         daemon.reload()
     except ConfigError as error:
-        sys.stderr.write(f"not reloaded: {error}\n")
+        _say(f"not reloaded: {error}")
+    else:
+        _say("reloaded")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

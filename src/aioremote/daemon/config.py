@@ -13,8 +13,9 @@ from pathlib import Path
 
 from aioremote.errors import ConfigError
 from aioremote.transports.tcp import fingerprint_of
+from aioremote.transports.tokens import check_private
 
-__all__ = ["DaemonConfig", "authorized_fingerprints", "check_place", "tls_context"]
+__all__ = ["DaemonConfig", "authorized_fingerprints", "check_place", "own_certificate", "tls_context"]
 
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -27,21 +28,30 @@ class DaemonConfig:
         listen: "HOST:PORT" (an IP address; port 0 picks one), or the path of a unix socket in a directory of mode 0700.
         key: the file that ``aioremote keygen`` wrote; not for unix sockets.
         authorized: a file with the certificates of the clients, one after the other; not for unix sockets.
+        tokens: a file of mode 0600 with the tokens of clients without certificates, one a line; not for unix sockets.
         allow_remote: whether another address than loopback may be listened on.
         max_sessions: authenticated clients at once; more are refused with a text.
         max_unauthenticated: connections at once that have not authenticated; a new one takes the place of the oldest.
         max_per_address: of these, from one address.
+        max_named_sessions: Python sessions by name that clients with one key have at once.
+        named_idle_seconds: after which such a session ends when no client has joined it.
         login_seconds: for TLS and authentication together.
+        keepalive: seconds of silence after which a client is asked whether it is there; three times make a lost one,
+            and all that it runs is ended. 0 for never.
     """
 
     listen: str = "127.0.0.1:10101"
     key: str | os.PathLike[str] | None = None
     authorized: str | os.PathLike[str] | None = None
+    tokens: str | os.PathLike[str] | None = None
     allow_remote: bool = False
     max_sessions: int = 100
     max_unauthenticated: int = 64
     max_per_address: int = 8
+    max_named_sessions: int = 16
+    named_idle_seconds: float = 600.0
     login_seconds: float = 10.0
+    keepalive: float = 15.0
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -58,25 +68,23 @@ class DaemonConfig:
 
 def tls_context(config: DaemonConfig) -> ssl.SSLContext:
     """Return what only authorised clients get through; ConfigError where keys are missing or open to others."""
-    if config.key is None or config.authorized is None:
-        raise ConfigError("a daemon on TCP needs key= and authorized=: there is no anonymous access")
-    for path in (config.key, config.authorized):
-        try:
-            mode = Path(path).stat().st_mode
-        except OSError as error:
-            raise ConfigError(f"{os.fspath(path)}: {error.strerror}") from error
-        if mode & (0o077 if path is config.key else 0o022):
-            raise ConfigError(f"{os.fspath(path)}: mode {stat.S_IMODE(mode):04o} lets others in: chmod 600")
+    if config.key is None or (config.authorized is None and config.tokens is None):
+        raise ConfigError("a daemon on TCP needs key=, and authorized= or tokens=: there is no anonymous access")
+    check_private(config.key)
+    if config.authorized is not None:
+        check_private(config.authorized, mask=0o022)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
+    if config.authorized is not None:
+        context.verify_mode = ssl.CERT_REQUIRED if config.tokens is None else ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.num_tickets = 0
     try:
         context.load_cert_chain(config.key)
-        context.load_verify_locations(config.authorized)
+        if config.authorized is not None:
+            context.load_verify_locations(config.authorized)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{config.key}, {config.authorized}: no key, or no certificates: {error}") from error
+        raise ConfigError(f"{config.key}, {config.authorized or '-'}: no key, or no certificates: {error}") from error
     return context
 
 
@@ -84,6 +92,13 @@ def authorized_fingerprints(config: DaemonConfig) -> frozenset[str]:
     """Return the fingerprints of the clients' certificates: what these have signed is not let in."""
     text = "" if config.authorized is None else Path(config.authorized).read_text("ascii", "replace")
     return frozenset(fingerprint_of(ssl.PEM_cert_to_DER_cert(found)) for found in _CERTIFICATE.findall(text))
+
+
+def own_certificate(config: DaemonConfig) -> bytes:
+    """Return the daemon's certificate, which a client's proof of a token is bound to."""
+    assert config.key is not None
+    found = _CERTIFICATE.search(Path(config.key).read_text("ascii", "replace"))
+    return b"" if found is None else ssl.PEM_cert_to_DER_cert(found[0])
 
 
 def check_place(path: str) -> None:

@@ -1,14 +1,15 @@
-"""Keys of daemons and of their clients: a private key and a self-signed certificate in one file."""
+"""Keys of daemons and of their clients, a private key and a self-signed certificate in one file; and tokens."""
 
 from __future__ import annotations
 
 import datetime
 import os
+import secrets
 from pathlib import Path
 
 from aioremote.transports.tcp import fingerprint_of
 
-__all__ = ["make_key"]
+__all__ = ["make_key", "make_token"]
 
 VALID_DAYS = 3650
 
@@ -45,6 +46,11 @@ def make_key(path: str | os.PathLike[str], *, valid_days: int = VALID_DAYS) -> s
     _write(os.fspath(path), secret + shown, 0o600)
     _write(os.fspath(path) + ".crt", shown, 0o644)
     return fingerprint_of(certificate.public_bytes(serialization.Encoding.DER))
+
+
+def make_token(path: str | os.PathLike[str]) -> None:
+    """Write a new token to `path`, mode 0600; both ends need it. FileExistsError changes nothing."""
+    _write(os.fspath(path), secrets.token_urlsafe(32).encode() + b"\n", 0o600)
 
 
 def _write(path: str, data: bytes, mode: int) -> None:

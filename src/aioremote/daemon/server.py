@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import os
 import socket
@@ -10,28 +12,35 @@ import ssl
 import struct
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import aioremote.outpost.far
 from aioremote._core.lifetime import Owner, bounded_cleanup
-from aioremote.daemon.config import DaemonConfig, authorized_fingerprints, check_place, tls_context
+from aioremote.daemon.config import DaemonConfig, authorized_fingerprints, check_place, own_certificate, tls_context
 from aioremote.daemon.gate import Gate
+from aioremote.daemon.rooms import Door, Rooms
 from aioremote.transports.tcp import GREETING, REFUSAL, fingerprint_of
+from aioremote.transports.tokens import MAX_PROOF_BYTES, challenge, read_tokens, whose_answer
 
 __all__ = ["Daemon", "serve"]
 
 _log = logging.getLogger("aioremote.daemon")
 _LOG_SECONDS = 1.0  # between two lines about who was not let in
+_KEEPALIVE_COUNT = 3  # silent intervals that make a lost client
 _END_SECONDS = 5.0  # for an outpost to end what it runs
+_HIGH_WATER_BYTES = 1048576  # of a splice, each way: with asyncio's 64 KiB it stands still between two chunks
+_RECORD_HEAD = 5  # type, version, length. Source: RFC 8446, section 5.1
+_HANDSHAKE = b"\x16\x03"
+_MOST_HELLO_BYTES = 4096
 _OUTPOST = """\
-import os, sys
+import json, os, sys
 d = sys.argv[1]
 sources = {n[:-3]: open(os.path.join(d, n), encoding="utf-8").read() for n in os.listdir(d) if n.endswith(".py")}
 module = type(sys)("aioremote_outpost.stage1")
 exec(compile(sources["stage1"], "aioremote/outpost/far/stage1.py", "exec"), module.__dict__)
-module.start(sources, "serve", sys.argv[2], {})
+module.start(sources, sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))
 """
 
 
@@ -51,10 +60,13 @@ class Daemon:
         self._unix = config.listen.startswith("/")
         self._tls: ssl.SSLContext | None = None
         self._authorized: frozenset[str] = frozenset()
+        self._tokens: tuple[bytes, ...] = ()
+        self._certificate = b""
         self._server: asyncio.Server | None = None
         self._owner = Owner("daemon")
         per_source = config.max_unauthenticated if self._unix else config.max_per_address
         self._gate: Gate[_Side] = Gate(config.max_unauthenticated, per_source)
+        self._rooms = Rooms(_start_room, config.max_named_sessions, config.named_idle_seconds)
         self._empty = asyncio.Event()
         self._empty.set()
         self._told = float("-inf")
@@ -63,6 +75,11 @@ class Daemon:
     def waiting(self) -> int:
         """How many connections have not authenticated yet."""
         return len(self._gate)
+
+    @property
+    def named_sessions(self) -> int:
+        """How many Python sessions by name there are."""
+        return len(self._rooms)
 
     async def start(self) -> None:
         """Listen; ConfigError where the configuration is not safe, OSError where the address cannot be had."""
@@ -77,9 +94,11 @@ class Daemon:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def reload(self) -> None:
-        """Read key and authorised certificates again; clients that are in stay. ConfigError changes nothing."""
+        """Read key, authorised certificates and tokens again; who is in stays. ConfigError changes nothing."""
         if not self._unix:
+            tokens = () if self.config.tokens is None else read_tokens(self.config.tokens)
             self._tls, self._authorized = tls_context(self.config), authorized_fingerprints(self.config)
+            self._tokens, self._certificate = tokens, own_certificate(self.config)
 
     async def drain(self, seconds: float) -> None:
         """Listen no more, and wait until all clients have left, so long at most."""
@@ -94,6 +113,7 @@ class Daemon:
         if self._server is not None:
             self._server.close()
         await self._owner.aclose()
+        await self._rooms.aclose()
         if self._unix and self._server is not None:
             with suppress(FileNotFoundError):
                 os.unlink(self.config.listen)
@@ -114,7 +134,8 @@ class Daemon:
     async def _admit(self, side: _Side, source: str) -> None:
         try:
             try:
-                await (self._check_peer(side) if self._unix else self._handshake(side))
+                async with asyncio.timeout(self.config.login_seconds):
+                    scope = await (self._check_peer(side) if self._unix else self._handshake(side))
             finally:
                 self._gate.leave(side)
             self._gate.succeeded(source)
@@ -125,7 +146,7 @@ class Daemon:
             self.sessions += 1
             self._empty.clear()
             try:
-                await self._session(side)
+                await self._session(side, scope)
             finally:
                 self.sessions -= 1
                 if not self.sessions:
@@ -137,12 +158,11 @@ class Daemon:
         finally:
             side.transport.abort()
 
-    async def _handshake(self, side: _Side) -> None:
+    async def _handshake(self, side: _Side) -> str:
         loop = asyncio.get_running_loop()
         assert self._tls is not None
         raw = side.transport
-        if raw.is_closing():
-            raise ConnectionAbortedError("closed before the handshake")
+        await _first_record(side)
         try:
             side.switching = True
             made = await loop.start_tls(
@@ -156,23 +176,37 @@ class Daemon:
         side.transport, side.switching = made, False
         made.pause_reading()
         certificate = made.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        if certificate is None or fingerprint_of(certificate) not in self._authorized:
+        if certificate is None and self._tokens:
+            return await self._ask_for_token(side)
+        fingerprint = "" if certificate is None else fingerprint_of(certificate)
+        if fingerprint not in self._authorized:
             raise PermissionError("its certificate is not one of the authorised")
+        return fingerprint
 
-    async def _check_peer(self, side: _Side) -> None:
+    async def _ask_for_token(self, side: _Side) -> str:
+        tokens, certificate, asked = self._tokens, self._certificate, challenge()
+        side.transport.write(asked)
+        token = whose_answer(asked, await side.first_line(MAX_PROOF_BYTES), tokens, certificate)
+        if token is None:
+            raise PermissionError("its token is not one of the daemon's")
+        return "token " + hashlib.sha256(token).hexdigest()
+
+    async def _check_peer(self, side: _Side) -> str:
         found = side.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         uid = struct.unpack("3i", found)[1]
         if uid != os.getuid():
             raise PermissionError(f"uid {uid} is not the daemon's")
+        return f"uid {uid}"
 
-    async def _session(self, side: _Side) -> None:
+    async def _session(self, side: _Side, scope: str) -> None:
+        with closing(Door(self._rooms, scope)) as door:
+            await self._outpost(side, door)
+
+    async def _outpost(self, side: _Side, door: Door) -> None:
         near, far = socket.socketpair()
         try:
-            folder = str(Path(aioremote.outpost.far.__file__).parent)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-B", "-c", _OUTPOST, folder, GREETING,
-                stdin=far.fileno(), stdout=far.fileno(), stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+            options = {"keepalive": self.config.keepalive, "keepalive_count": _KEEPALIVE_COUNT}
+            process = await _start("serve", far, options, sessions_fd=door.far.fileno())
         except BaseException:
             near.close()
             raise
@@ -182,6 +216,8 @@ class Daemon:
         try:
             await asyncio.get_running_loop().create_connection(lambda: other, sock=near)
             side.peer, other.peer = other, side
+            for one in (side, other):
+                one.transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
             side.transport.resume_reading()
             await asyncio.wait({side.over, other.over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -200,6 +236,51 @@ class Daemon:
             _log.warning("%s was not let in: %r", source, text)
 
 
+async def _start(
+    entry: str, far: socket.socket, options: dict[str, float], **descriptors: int
+) -> asyncio.subprocess.Process:
+    """Start an entry module of `outpost.far` that speaks over `far`, and is told options and more descriptors."""
+    folder = str(Path(aioremote.outpost.far.__file__).parent)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-B", "-c", _OUTPOST, folder, entry, GREETING, json.dumps({**options, **descriptors}),
+        stdin=far.fileno(), stdout=far.fileno(), stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+        pass_fds=list(descriptors.values()),
+    )  # fmt: skip
+
+
+async def _first_record(side: _Side) -> None:
+    """Wait until the first record of a TLS handshake stands at the door; nothing of it, or of anything else, is read.
+
+    What waits costs no TLS, and what is none is closed unread.
+    """
+    loop = asyncio.get_running_loop()
+    if side.transport.is_closing():
+        raise ConnectionAbortedError("closed before the handshake")
+    there: asyncio.Future[None] = loop.create_future()
+    with socket.socket(fileno=os.dup(side.transport.get_extra_info("socket").fileno())) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _RECORD_HEAD)  # else each byte would wake us
+        loop.add_reader(sock, _tell_once, there)
+        try:
+            await asyncio.wait({there, side.over}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            loop.remove_reader(sock)
+        head = sock.recv(_RECORD_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT) if there.done() else b""
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    if len(head) < _RECORD_HEAD:
+        raise ConnectionAbortedError("closed before the handshake")
+    if head[:2] != _HANDSHAKE or int.from_bytes(head[3:]) > _MOST_HELLO_BYTES:
+        raise PermissionError(f"no TLS: it began with {head!r}")
+
+
+def _tell_once(there: asyncio.Future[None]) -> None:
+    if not there.done():
+        there.set_result(None)
+
+
+async def _start_room(far: socket.socket, active_fd: int) -> asyncio.subprocess.Process:
+    return await _start("shared", far, {}, active_fd=active_fd)
+
+
 class _Side(asyncio.Protocol):
     """One end of a splice: what comes goes to `peer`, as fast as that takes it."""
 
@@ -208,6 +289,9 @@ class _Side(asyncio.Protocol):
         self.peer: _Side | None = None
         self.switching = False
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line: asyncio.Future[bytes] | None = None
+        self._most = 0
+        self._heard = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not self.switching:
@@ -215,10 +299,25 @@ class _Side(asyncio.Protocol):
             self._arrived(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.peer is None:  # nobody speaks before the greeting
+        if self.peer is not None:
+            self.peer.transport.write(data)
+        elif self._line is None or self._line.done():  # nobody speaks before the greeting
             self.transport.abort()
         else:
-            self.peer.transport.write(data)
+            self._heard += data[: self._most + 1]
+            if b"\n" in self._heard or len(self._heard) > self._most:
+                self.transport.pause_reading()
+                self._line.set_result(self._heard)
+
+    async def first_line(self, most: int) -> bytes:
+        """Read a line, or what there is of one that is longer than `most` bytes."""
+        self._line, self._most = asyncio.get_running_loop().create_future(), most
+        self.transport.resume_reading()
+        either: set[asyncio.Future[Any]] = {self._line, self.over}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not self._line.done():
+            raise ConnectionAbortedError("closed before it has proved its token")
+        return self._line.result()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.over.done():

@@ -36,6 +36,7 @@ __all__ = [
     "tried",
 ]
 
+OF_DAEMONS = ("guests.py", "shared.py")  # not for what is launched over a transport
 EXIT_NOT_FOUND = 7  # no Python, or only old ones: `tried` tells
 EXIT_TOO_OLD = 8  # stage 0 runs on an old one, whose -V told something else
 EXIT_CUT = 9  # the input ended
@@ -155,7 +156,7 @@ class Payload:
 
 @functools.cache
 def outpost_payload() -> Payload:
-    """Return the outpost itself: every module of `far`, started by ``serve``. Reads files the first time."""
+    """Return the outpost itself: the modules of `far`, started by ``serve``. Reads files the first time."""
     folder = resources.files("aioremote.outpost.far")
-    files = [item for item in folder.iterdir() if item.name.endswith(".py")]
+    files = [item for item in folder.iterdir() if item.name.endswith(".py") and item.name not in OF_DAEMONS]
     return Payload({item.name.removesuffix(".py"): item.read_text(encoding="utf-8") for item in files}, "serve")

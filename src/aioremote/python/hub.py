@@ -55,10 +55,12 @@ class Hub:
     Args:
         open_link: brings a link up.
         host: the machine's name.
+        keeps_sessions: whether there are sessions by name.
     """
 
-    def __init__(self, open_link: OpenLink, host: str) -> None:
+    def __init__(self, open_link: OpenLink, host: str, *, keeps_sessions: bool = False) -> None:
         self.host = host
+        self.keeps_sessions: bool = keeps_sessions
         self._open_link = open_link
         self._links: dict[str | None, tuple[Link, tuple[int, int, int]]] = {}
         self._lanes: dict[tuple[str | None, tuple[str, ...]], Lane] = {}

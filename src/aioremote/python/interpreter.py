@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -29,6 +30,7 @@ __all__ = ["Interpreter", "Options", "PythonSession"]
 
 _calling: ContextVar[tuple[object, ...]] = ContextVar("aioremote_sessions", default=())  # that wait for this task
 
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SMALL_BYTES = 32768  # of a request that goes with others
 CLOSE_SECONDS = 4.0
 
@@ -252,16 +254,39 @@ class Interpreter(_Python):
     def _flow(self, lane: Lane, pieces: list[Buffer], serving: Serving | None) -> AsyncGenerator[Any, None]:
         return self._pin(lane).stream(pieces, serving or Serving())
 
-    def _pin(self, lane: Lane, *, session: bool = False) -> Pin:
-        return Pin(lane, session=session, stdout=sink_of(self._options.stdout), stderr=sink_of(self._options.stderr))
+    def _pin(self, lane: Lane, *, session: bool = False, name: str = "") -> Pin:
+        out, err = sink_of(self._options.stdout), sink_of(self._options.stderr)
+        return Pin(lane, session=session, name=name, stdout=out, stderr=err)
 
-    def session(self) -> PythonSession:
-        """Return a worker that keeps its state: ``async with m.python.session() as s: await s.exec("x = 1")``."""
-        return PythonSession(self)
+    def session(self, name: str = "") -> PythonSession:
+        """Return a worker that keeps its state: ``async with m.python.session() as s: await s.exec("x = 1")``.
 
-    async def open_pin(self) -> Pin:
-        """Return a worker for a session."""
-        return self._pin(await self._lane(), session=True)
+        Args:
+            name: of a session that a daemon keeps, 1 to 64 letters, digits, and ``. _ -``: made when it is first asked
+                for, joined by all clients with the same key, and there after they have left, until nobody has used it
+                for a while. "" for one of this client alone.
+
+        Raises:
+            ValueError: no such name can be.
+            UnsupportedError: a name where there is no daemon.
+        """
+        if name and not _NAME.fullmatch(name):
+            raise ValueError(f"session({name!r}): give 1 to 64 letters, digits, and . _ -")
+        if name and (self._options.executable is not None or not self._hub.keeps_sessions):
+            text = f"{self.host}: session({name!r}): only a daemon, with its own Python, keeps sessions by name"
+            raise UnsupportedError(text, host=self.host)
+        return PythonSession(self, name)
+
+    async def open_pin(self, name: str = "") -> Pin:
+        """Return a worker for a session; BusyError where a daemon does not give one."""
+        pin = self._pin(await self._lane(), session=True, name=name)
+        if name:
+            try:
+                await pin.served()
+            except BaseException:
+                await bounded_cleanup(pin.aclose(), CLOSE_SECONDS)
+                raise
+        return pin
 
     async def import_(self, name: str, /) -> RemoteObject:
         """Import a far module and return a proxy for it; raises as `call`."""
@@ -282,12 +307,18 @@ class PythonSession(_Python):
 
     Calls run one after another, in the order in which they are made. When one is cancelled or times out, or the
     process dies, the session is over. Leaving the block ends the process.
+
+    One with a name is the daemon's: its calls are those of all who have joined, one after another, results delivered,
+    and leaving the block leaves it as it is. It begins in the daemon's directory, not in that of a scope. A call that
+    is cancelled is interrupted, and ends this client's part only; where it does not end within 0.5 s, the process is
+    killed, and all others get WorkerDied.
     """
 
     _flags = SESSION
 
-    def __init__(self, interpreter: Interpreter) -> None:
+    def __init__(self, interpreter: Interpreter, name: str = "") -> None:
         self.host: str = interpreter.host
+        self.name: str = name
         self._interpreter = interpreter
         self._timeout: float | None = interpreter._timeout  # pyright: ignore[reportPrivateUsage]
         self._pin: Pin | None = None
@@ -298,8 +329,8 @@ class PythonSession(_Python):
 
     async def __aenter__(self) -> Self:
         self._its_lane = await self._interpreter._lane()  # pyright: ignore[reportPrivateUsage]
-        self._pin = await self._interpreter.open_pin()
-        place = self._interpreter._place()  # pyright: ignore[reportPrivateUsage]
+        self._pin = await self._interpreter.open_pin(self.name)
+        place = None if self.name else self._interpreter._place()  # pyright: ignore[reportPrivateUsage]
         if place is not None:
             try:
                 await self._request("place", place)
@@ -314,7 +345,7 @@ class PythonSession(_Python):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the far process and wait until it is gone. May be called twice."""
+        """End the far process and wait until it is gone, or leave one with a name. May be called twice."""
         if self._pin is not None:
             await bounded_cleanup(self._pin.aclose(), CLOSE_SECONDS)
 

@@ -9,7 +9,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from aioremote._core.lifetime import settle
-from aioremote.errors import RemoteError
+from aioremote.errors import BusyError, RemoteError
 from aioremote.outpost.far.calls import HEADER, SESSION, STDERR, STDOUT
 from aioremote.outpost.far.frames import cost
 from aioremote.outpost.far.handlers import Handler
@@ -55,6 +55,7 @@ class Pin(Handler):
     Args:
         lane: of the same interpreter; functions come from there.
         session: whether several calls will be made.
+        name: of a session that a daemon keeps.
         stdout, stderr: take what is printed, as bytes.
 
     Attributes:
@@ -64,7 +65,13 @@ class Pin(Handler):
     """
 
     def __init__(
-        self, lane: Lane, *, session: bool = False, stdout: Sink | None = None, stderr: Sink | None = None
+        self,
+        lane: Lane,
+        *,
+        session: bool = False,
+        name: str = "",
+        stdout: Sink | None = None,
+        stderr: Sink | None = None,
     ) -> None:
         self.over: str | None = None
         self._lane = lane
@@ -81,7 +88,15 @@ class Pin(Handler):
         self._context = copy_context()
         self._answering: set[asyncio.Task[None]] = set()
         flags = (SESSION if session else 0) | (STDOUT if stdout else 0) | (STDERR if stderr else 0)
-        self.number: int = lane.link.open("call", self, HEADER.pack(lane.number, flags), window=WINDOW_BYTES)
+        self._served: asyncio.Future[None] = self._loop.create_future()
+        header = HEADER.pack(lane.number, flags) + name.encode()
+        self.number: int = lane.link.open("call", self, header, window=WINDOW_BYTES)
+
+    async def served(self) -> None:
+        """Wait until there is a worker; raises BusyError where the far end refuses one."""
+        await asyncio.wait({self._served})
+        if self._loss is not None:
+            raise self._loss
 
     # one call
 
@@ -221,6 +236,10 @@ class Pin(Handler):
 
     # what the link calls
 
+    def on_accept(self, header: bytes) -> None:
+        if not self._served.done():
+            self._served.set_result(None)
+
     def on_data(self, data: bytes) -> None:
         self._link.grant(self.number, cost(data))
         try:
@@ -268,7 +287,9 @@ class Pin(Handler):
         self._lose(RemoteError(f"{self._lane.host}: the worker has ended", host=self._lane.host))
 
     def on_reset(self, code: int, text: str, refused: bool) -> None:
-        self._lose(RemoteError(f"{self._lane.host}: the call was given up: {text}", host=self._lane.host))
+        host = self._lane.host
+        kind, what = (BusyError, "refused") if refused else (RemoteError, "given up")
+        self._lose(kind(f"{host}: the call was {what}: {text}", host=host))
 
     def on_lost(self, text: str) -> None:
         self._lose(self._link.error("unknown"))
@@ -280,6 +301,7 @@ class Pin(Handler):
     def _lose(self, error: Exception) -> None:
         if self._loss is None:
             self._loss = error
+        self.on_accept(b"")
         self.on_writable()
         self._wake()
 

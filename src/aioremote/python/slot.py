@@ -31,9 +31,11 @@ class PythonSlot:
         """Return an interpreter whose calls run where `place` says; asks nothing."""
         from aioremote.python.hub import Hub, launching  # with ast and pickle, for which commands do not wait
         from aioremote.python.interpreter import Interpreter
+        from aioremote.transports.linked import LinkedTransport
 
         if self._hub is None:
-            self._hub = Hub(launching(self._transport, self._host), self._host)
+            keeps = isinstance(self._transport, LinkedTransport) and self._transport.keeps_sessions
+            self._hub = Hub(launching(self._transport, self._host), self._host, keeps_sessions=keeps)
         return Interpreter(self._hub, place)
 
     async def aclose(self) -> None:

@@ -68,7 +68,10 @@ class LinkedTransport(Transport):
     Attributes:
         base: as given.
         version: the far Python's, as (3, 11, 7); all zero before there is a link.
+        keeps_sessions: whether Python sessions with a name outlive the link: those of daemons.
     """
+
+    keeps_sessions: bool = False
 
     def __init__(
         self,

@@ -26,6 +26,8 @@ class SmbTransport(LinkedTransport):
         connect_timeout: seconds for everything until the daemon has greeted.
     """
 
+    keeps_sessions = True
+
     def __init__(
         self,
         host: str,

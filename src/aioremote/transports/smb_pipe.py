@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from smbprotocol.connection import Connection, Dialects
@@ -98,17 +99,17 @@ class _Road:
         return frame
 
     def _exactly(self, size: int) -> bytes:
-        data = bytearray()
+        data = b""
         while len(data) < size:
             try:
-                more = self._sock.recv(size - len(data))
+                more = self._sock.recv(size - len(data), socket.MSG_WAITALL)
             except OSError:
                 more = b""
             if not more:
                 self.close()
                 return b""
-            data += more
-        return bytes(data)
+            data = data + more if data else more
+        return data
 
     def close(self) -> None:
         """Shut it down, from any thread; whoever reads or writes sees the end."""
@@ -250,12 +251,27 @@ class SmbPipe(asyncio.Transport):
             self._tell(self._protocol.connection_lost, error)
 
     def _read(self) -> None:
-        while True:
-            self._may_read.wait()
-            self._places.acquire()
-            if self._closing:
-                return
-            self._tell(self._deliver, self._handle.read(0, MAX_CHUNK_BYTES))
+        """Read on; where the reader is not slow, the next READ goes out before the last one's bytes are handed on."""
+        asked = self._ask() if self._is_welcome(wait=True) else None
+        while asked is not None:
+            data = asked()
+            asked = self._ask() if self._is_welcome() else None
+            self._tell(self._deliver, data)
+            if asked is None and self._is_welcome(wait=True):
+                asked = self._ask()
+
+    def _is_welcome(self, *, wait: bool = False) -> bool:
+        """Whether one more READ may go out now, or after a while; its place is then taken."""
+        if not wait and not self._may_read.is_set():
+            return False
+        self._may_read.wait()
+        return self._places.acquire(blocking=wait) and not self._closing
+
+    def _ask(self) -> Callable[[], bytes]:
+        """Send a READ and return what waits for its answer."""
+        read, take = self._handle.read(0, MAX_CHUNK_BYTES, send=False)
+        tree = self._handle.tree_connect
+        return partial(take, self._connection.send(read, tree.session.session_id, tree.tree_connect_id))
 
     def _write(self) -> None:
         try:

@@ -19,6 +19,7 @@ from aioremote.errors import AuthenticationError, BusyError, ConfigError, Connec
 from aioremote.protocols import FarProcess, OutputStream
 from aioremote.transports.bare import BareTransport
 from aioremote.transports.linked import LinkedTransport
+from aioremote.transports.tokens import answer, check_private, read_tokens
 from aioremote.types import Address, ExitStatus
 
 if TYPE_CHECKING:
@@ -45,10 +46,13 @@ class TcpTransport(LinkedTransport):
     Args:
         host, port: of the daemon.
         keyfile: private key and certificate of this client, as ``aioremote keygen`` writes them.
+        tokenfile: in place of `keyfile`, a file with the daemon's token that nobody else can read.
         server_fingerprint: the daemon's, as it was printed; nothing else is trusted.
         path: a unix socket; the other arguments are then not used.
         connect_timeout: seconds for everything until the daemon has greeted.
     """
+
+    keeps_sessions = True
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class TcpTransport(LinkedTransport):
         port: int = 10101,
         *,
         keyfile: str | os.PathLike[str] = "",
+        tokenfile: str | os.PathLike[str] = "",
         server_fingerprint: str = "",
         path: str = "",
         connect_timeout: float = 15.0,
@@ -63,6 +68,7 @@ class TcpTransport(LinkedTransport):
         where = Address("unix", path=path) if path else Address("daemon", host=host, port=port)
         super().__init__(BareTransport(where), bring_up=self._reach, launch_timeout=connect_timeout)
         self._keyfile = os.fspath(keyfile)
+        self._tokenfile = os.fspath(tokenfile)
         self._pin = server_fingerprint
 
     async def _reach(self, deadline: Deadline) -> DaemonEnd:
@@ -73,17 +79,28 @@ class TcpTransport(LinkedTransport):
         if self.address.path:
             await loop.create_unix_connection(lambda: end, self.address.path)
             return
+        token = read_tokens(self._tokenfile)[0] if self._tokenfile else b""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the pin is what counts
-        try:
-            context.load_cert_chain(self._keyfile)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{self._keyfile}: no key and certificate: {error}", host=self.host) from error
+        if not token:
+            check_private(self._keyfile)
+            try:
+                context.load_cert_chain(self._keyfile)
+            except (OSError, ssl.SSLError) as error:
+                text = f"{self._keyfile}: no key with its certificate: {error}"
+                raise ConfigError(text, host=self.host) from error
         transport, _ = await loop.create_connection(lambda: end, self.host, self.address.port or 0, ssl=context)
-        seen = fingerprint_of(transport.get_extra_info("ssl_object").getpeercert(True))
+        certificate: bytes = transport.get_extra_info("ssl_object").getpeercert(True)
+        seen = fingerprint_of(certificate)
         if not hmac.compare_digest(seen, self._pin.lower()):
             raise AuthenticationError(f"{self.address}: the daemon shows {seen}, not {self._pin}", host=self.host)
+        if token:
+            asked = await end.line()
+            said = answer(asked, token, certificate)
+            if said is None:
+                raise _no_greeting(asked, self.host)
+            await end.write(said)
 
 
 async def reach(address: Address, open_end: Callable[[DaemonEnd], Awaitable[None]], deadline: Deadline) -> DaemonEnd:
@@ -119,9 +136,13 @@ def _greeted(line: bytes, host: str) -> tuple[int, int, int]:
         raise BusyError(f"{host}: the daemon refuses: {text}", host=host)
     found = _GREETING.fullmatch(line)
     if found is None:
-        text = f"{host}: no daemon's greeting; it closed the connection or is none: {line[:80]!r}"
-        raise ConnectError(text, host=host)
+        raise _no_greeting(line, host)
     return int(found[1]), int(found[2]), int(found[3])
+
+
+def _no_greeting(line: bytes, host: str) -> ConnectError:
+    text = f"{host}: no daemon's greeting; it closed, does not know this client, or is none: {line[:80]!r}"
+    return ConnectError(text, host=host)
 
 
 class _Said:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEADER", "SESSION", "Pinned", "pinned"]
 
-HEADER = struct.Struct(">IB")  # the channel of the pool, and which of these:
+HEADER = struct.Struct(">IB")  # the channel of the pool, and which of these; a session's name may follow:
 STDOUT, STDERR = 1, 2  # what is printed is wanted
 WINDOW = 4194304  # bytes of arguments that may wait here
 SESSION = 4  # several calls; the worker ends with the channel
@@ -29,11 +29,19 @@ SESSION = 4  # several calls; the worker ends with the channel
 
 def pinned(outpost: "Outpost", number: "int", header: "bytes") -> "Handler":
     """Serve a channel of this kind."""
-    channel, flags = HEADER.unpack(header)
+    channel, flags = HEADER.unpack_from(header)
     pool = pool_of(outpost, channel)
     if pool is None:
         outpost.reject(number, REFUSED, "there is no channel %d of calls" % channel)
         return Handler()
+    name = header[HEADER.size :].decode()
+    if name and outpost.sessions_fd < 0:
+        outpost.reject(number, REFUSED, "only a daemon keeps sessions by name")
+        return Handler()
+    if name:
+        from .guests import join  # which only outposts of a daemon have
+
+        return join(outpost, number, pool, flags, name)
     return Pinned(outpost, number, pool, flags)
 
 
@@ -50,11 +58,20 @@ class Pinned(Handler, Owner):
         self._ready = self._done = self._ended = self._over = False
         self._body = b""  # the kind of a long packet that is under way
         self._late: "list[tuple[int, bytes]]" = []  # output meanwhile
-        outpost.accept(number)
-        outpost.widen(number, WINDOW)
-        self._member = pool.lease(self)
-        if self._member.pid:
-            self.on_started(self._member)
+        self._member = self.take_worker()
+
+    def take_worker(self) -> "Member":
+        """Return the worker; it may not have started yet."""
+        self.open()
+        member = self._member = self._pool.lease(self)
+        if member.pid:
+            self.on_started(member)
+        return member
+
+    def open(self) -> "None":
+        """Say that the channel is served."""
+        self._outpost.accept(self._number)
+        self._outpost.widen(self._number, WINDOW)
 
     def on_started(self, member: "Member") -> "None":
         self._ready = True

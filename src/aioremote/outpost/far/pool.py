@@ -45,6 +45,7 @@ class Pool(Handler, Owner):
 
     Attributes:
         outpost, number: where its channel is.
+        packages: as in the header.
     """
 
     def __init__(self, outpost: "Outpost", number: "int", header: "bytes") -> "None":
@@ -53,7 +54,7 @@ class Pool(Handler, Owner):
         self._crew = _crews[outpost]
         self.outpost: "Outpost" = outpost
         self.number: "int" = number
-        self._packages: "list[str]" = json.loads(header.decode())
+        self.packages: "list[str]" = json.loads(header.decode())
         self._packets = Packets(MAX_PACKET)
         self._stock = Stock()
         self._waiting: "deque[tuple[int, bytes]]" = deque()
@@ -140,7 +141,7 @@ class Pool(Handler, Owner):
         wanted = min(len(self._waiting), max(1, len(self._members)), MAX_MEMBERS - len(self._members))
         for _ in range(wanted - self._starting):
             self._starting += 1
-            self._members.add(self._crew.start(self._packages, self))
+            self._members.add(self._crew.start(self.packages, self))
 
     def _watch(self) -> "None":
         """Look after a while whether somebody waits behind a call that takes long."""
@@ -281,7 +282,7 @@ class Pool(Handler, Owner):
             member = self._idle.pop()
             member.owner = owner
         else:
-            member = self._crew.start(self._packages, owner)
+            member = self._crew.start(self.packages, owner)
         for which in member.tails:
             member.tails[which] = b""
         self._members.discard(member)

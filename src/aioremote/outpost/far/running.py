@@ -39,19 +39,23 @@ class Runner(object):
     Args:
         worker: what asks the near end.
         packages: may be imported from the near end.
+
+    Attributes:
+        importer: of what may be imported from there.
+        last_object: the number of the object that was kept last.
     """
 
     def __init__(self, worker: "Worker", packages: "Iterable[str]") -> "None":
         self._worker = worker
         self._functions: "dict[bytes, Any]" = {}
         self._objects: "dict[int, Any]" = {}
-        self._last_object = 0
+        self.last_object: "int" = 0
         self._space: "dict[str, Any]" = {}
         self._sources = 0
         self._loop: "Any" = None
-        self._importer = Importer(worker.module)
-        self._importer.allow(packages, {})
-        self._importer.install()
+        self.importer: "Importer" = Importer(worker.module)
+        self.importer.allow(packages, {})
+        self.importer.install()
         self._ways: "dict[str, Callable[..., Any]]" = {
             "call": self._call,
             "eval": self._eval,
@@ -105,9 +109,9 @@ class Runner(object):
         if hasattr(result, "__await__"):
             result = self._await(result)
         if flags & KEEP:
-            self._last_object += 1
-            self._objects[self._last_object] = result
-            return self._last_object
+            self.last_object += 1
+            self._objects[self.last_object] = result
+            return self.last_object
         return result
 
     def describe(self, error: "BaseException") -> "list[tuple[bytes, bytes | bytearray | memoryview]]":
@@ -133,7 +137,7 @@ class Runner(object):
 
     def _built(self, shipment: "tuple[list[str], bytes]") -> "Any":
         packages, data = shipment
-        self._importer.allow(packages, {})
+        self.importer.allow(packages, {})
         return rebuild(data)
 
     def _eval(self, source: "str", arguments: "Any", keywords: "Any") -> "Any":

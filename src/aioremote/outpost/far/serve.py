@@ -43,6 +43,7 @@ class Outpost(object):
     Attributes:
         wire: the protocol; services use the methods here instead.
         ending: why the link is over, "" while it stands.
+        sessions_fd: where a daemon is asked for sessions by name, or -1.
         holds: what must be done before the process may end, as tokens that services add and remove.
     """
 
@@ -50,6 +51,7 @@ class Outpost(object):
         limits = Limits(window=int(options.get("window", WINDOW)), max_channels=MAX_CHANNELS)
         self.wire: "Wire" = Wire(limits, near=False)
         self.ending: "str" = ""
+        self.sessions_fd: "int" = int(options.get("sessions_fd", -1))
         self.holds: "set[object]" = set()
         self._read_fd = read_fd
         self._write_fd = os.dup(write_fd) if write_fd == read_fd else write_fd
@@ -290,8 +292,11 @@ def main(read_fd: "int", write_fd: "int", err_fd: "int", nonce: "str", options: 
         write_fd: where the near end reads.
         err_fd: takes what `Outpost.complain` is told.
         nonce: the word that stage 1 has answered with.
-        options: "keepalive" (seconds, 0 for never), "keepalive_count", "window" (bytes a channel), "kill_escapees".
+        options: "keepalive" (seconds, 0 for never), "keepalive_count", "window" (bytes a channel), "kill_escapees",
+            "sessions_fd".
     """
     _prepare(read_fd)
     _prepare(write_fd)
+    if "sessions_fd" in options:
+        os.set_inheritable(int(options["sessions_fd"]), False)
     Outpost(read_fd, write_fd, err_fd, options).run()

@@ -239,8 +239,7 @@ class Member(object):
 
     def on_ended(self, status: "int") -> "None":
         """It has ended: tell what it had still said."""
-        if self.pid:
-            _kill(self.pid, signal.SIGKILL)  # what it has left behind
+        self.kill()  # what it has left behind
         while self._receive():
             pass
         self.drain()

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["ENDED", "NEWS", "ORDER", "STARTED", "fork_zygote"]
+__all__ = ["ENDED", "NEWS", "ORDER", "STARTED", "fork_zygote", "renew_streams", "socket_on"]
 
 ORDER = struct.Struct(">II")  # a token, and the length of the packages' names that follow
 NEWS = struct.Struct(">cIi")  # kind; token and pid, or pid and status
@@ -141,15 +141,15 @@ class _Zygote(object):
             self._outpost.close()
             for fd in self._descriptors:
                 os.close(fd)
-            _renew_streams()
-            Worker(_socket(queue), _socket(stream), packages).run()
+            renew_streams()
+            Worker(socket_on(queue), socket_on(stream), packages).run()
         except BaseException:  # noqa: BLE001  # a worker that cannot serve has to end
             _complain()
         finally:
             os._exit(0)
 
 
-def _socket(fd: "int") -> "socket.socket":
+def socket_on(fd: "int") -> "socket.socket":
     """Return a socket on a descriptor; Python 3.6 has to be told its type."""
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
     kind = probe.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
@@ -157,7 +157,7 @@ def _socket(fd: "int") -> "socket.socket":
     return socket.socket(socket.AF_UNIX, kind, 0, fileno=fd)
 
 
-def _renew_streams() -> "None":
+def renew_streams() -> "None":
     """Give Python its standard streams anew: text in UTF-8 whatever the locale, each line when it is written."""
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
