@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import errno
 import os
 import socket
+import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from aioremote.transports.openssh.mux import HELLO, Kind, MuxError, Reader, Reply
+from aioremote.transports.openssh.watch import Watch
 
 __all__ = ["BACKLOG_PAUSE_SECONDS", "Control"]
 
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 4096  # replies are of some bytes
+_DESCRIPTOR = struct.Struct("i")
 BACKLOG_PAUSE_SECONDS = 0.005  # a unix socket whose queue is full tells nobody when it has room
 
 
@@ -24,21 +26,24 @@ class Control:
     Args:
         replied: gets each reply but the greeting.
         ended: called once when the master has closed it; not after `close`.
+        watch: tells of replies; None has the loop do it.
 
     Attributes:
         fault: what the other end said that no master says, else None.
     """
 
-    __slots__ = ("_ended", "_loop", "_reader", "_replied", "_socket", "_waiting", "fault")
+    __slots__ = ("_blocked", "_ended", "_lent", "_reader", "_replied", "_socket", "_waiting", "_watch", "fault")
 
-    def __init__(self, replied: Callable[[Reply], None], ended: Callable[[], None]) -> None:
+    def __init__(self, replied: Callable[[Reply], None], ended: Callable[[], None], watch: Watch | None = None) -> None:
         self.fault: MuxError | None = None
-        self._loop = asyncio.get_running_loop()
+        self._watch = watch or Watch()
         self._replied: Callable[[Reply], None] | None = replied
         self._ended: Callable[[], None] | None = ended
         self._reader = Reader()
         self._socket: socket.socket | None = None
         self._waiting: deque[tuple[bytes | memoryview, int | None]] = deque()
+        self._lent: Collection[int] = ()
+        self._blocked = False
 
     async def connect(self, path: str) -> None:
         """Connect.
@@ -62,7 +67,7 @@ class Control:
             near.close()
             raise
         self._socket = near
-        self._loop.add_reader(near, self._read)
+        self._watch.add(near.fileno(), self._read)
         return True
 
     @property
@@ -81,20 +86,30 @@ class Control:
         except OSError:
             return False
 
-    def greet(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send the greeting and the first message; the descriptors are copied, and closed here once they are sent."""
-        self.send(HELLO + message, descriptors)
+    def greet(self, message: bytes, descriptors: Sequence[int] = (), *, lent: Collection[int] = ()) -> None:
+        """Send the greeting and the first message, as `send` does."""
+        self.send(HELLO + message, descriptors, lent=lent)
 
-    def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send a message, and after it descriptors, which are closed here once they are sent."""
+    def send(self, message: bytes, descriptors: Sequence[int] = (), *, lent: Collection[int] = ()) -> None:
+        """Send a message, and after it descriptors.
+
+        The master gets copies: ours are closed here once they are sent, save those that are `lent`.
+        """
+        self._lent = lent
         self._waiting.append((message, None))
-        self._waiting.extend((b"\0", fd) for fd in descriptors)
+        self._waiting.extend([(b"\0", fd) for fd in descriptors])
         if self._send_some() and self._waiting and self._socket is not None:
-            self._loop.add_writer(self._socket, self._send_rest)
+            self._blocked = True
+            asyncio.get_running_loop().add_writer(self._socket.fileno(), self._send_rest)
 
     def _send_rest(self) -> None:
-        if self._send_some() and not self._waiting and self._socket is not None:
-            self._loop.remove_writer(self._socket)
+        if self._send_some() and not self._waiting:
+            self._unblock()
+
+    def _unblock(self) -> None:
+        if self._blocked and self._socket is not None:
+            self._blocked = False
+            asyncio.get_running_loop().remove_writer(self._socket.fileno())
 
     def _send_some(self) -> bool:
         """Send what the socket takes; returns whether it is still open."""
@@ -104,7 +119,7 @@ class Control:
                 self._drop_waiting()
                 return False
             try:
-                sent = self._put(self._socket, data, fd)
+                sent = self._socket.send(data) if fd is None else _pass(self._socket, data, fd)
             except (BlockingIOError, InterruptedError):
                 return True
             except OSError:  # the reading side hears of the end
@@ -112,27 +127,19 @@ class Control:
                 return False
             self._waiting.popleft()
             if fd is not None:
-                os.close(fd)
+                self._let_go(fd)
             elif sent < len(data):
                 self._waiting.appendleft((memoryview(data)[sent:], None))
         return True
 
-    @staticmethod
-    def _put(near: socket.socket, data: bytes | memoryview, fd: int | None) -> int:
-        if fd is None:
-            return near.send(data)
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        try:
-            return near.sendmsg([data], rights)
-        except OSError as error:
-            if error.errno == errno.ETOOMANYREFS:  # more descriptors under way than this user may open files
-                raise BlockingIOError from error
-            raise
+    def _let_go(self, fd: int) -> None:
+        if fd not in self._lent:
+            os.close(fd)
 
     def _drop_waiting(self) -> None:
         for _, fd in self._waiting:
             if fd is not None:
-                os.close(fd)
+                self._let_go(fd)
         self._waiting.clear()
 
     def _read(self) -> None:
@@ -159,10 +166,19 @@ class Control:
 
     def close(self) -> None:
         """Close it. Of a session, the far program sees the end of its input and no more."""
+        self._unblock()
         near, self._socket = self._socket, None
         self._replied = self._ended = None
         self._drop_waiting()
         if near is not None:
-            self._loop.remove_reader(near)
-            self._loop.remove_writer(near)
+            self._watch.remove(near.fileno())
             near.close()
+
+
+def _pass(near: socket.socket, data: bytes | memoryview, fd: int) -> int:
+    try:
+        return near.sendmsg((data,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(fd)),))
+    except OSError as error:
+        if error.errno == errno.ETOOMANYREFS:  # more descriptors under way than this user may open files
+            raise BlockingIOError from error
+        raise

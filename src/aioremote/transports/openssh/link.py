@@ -18,7 +18,9 @@ from aioremote.errors import ClosedError, ConnectionLost, RemoteError, Unsupport
 from aioremote.transports.guard import GUARD_AFTER_SECONDS, Guard, GuardHome, GuardProcess, end_script
 from aioremote.transports.openssh.control import Control
 from aioremote.transports.openssh.mux import Reply, alive_check
+from aioremote.transports.openssh.pipes import PipePool
 from aioremote.transports.openssh.processes import MuxProcess
+from aioremote.transports.openssh.watch import Watch, quick_watch
 from aioremote.types import ProcessSpec
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class Link(GuardHome):
         closing: whether this end has begun to close it.
         dial_again: opens a second connection to the same server; None where that is not ours to do.
         on_loss: called once when the master has gone.
+        watch: tells of what comes on the sockets and pipes of commands.
+        pipes: what commands borrow.
     """
 
     def __init__(self, host: str, path: str, settings: OpenSshSettings, master: Master | None) -> None:
@@ -75,6 +79,8 @@ class Link(GuardHome):
         self.closing: bool = False
         self.dial_again: Callable[[], Awaitable[Link]] | None = None
         self.on_loss: Callable[[], None] | None = None
+        self.watch: Watch = quick_watch()
+        self.pipes: PipePool = PipePool(self.watch)
         self._settings = settings
         self._owner = Owner(f"openssh to {host}")
         self._processes: set[MuxProcess] = set()
@@ -343,6 +349,7 @@ class Link(GuardHome):
         for process in (*self._processes, self._guard_process):
             if process is not None:
                 process.close_session()
+        self.pipes.close()
 
     def abort(self) -> None:
         """Drop everything at once."""
