@@ -13,11 +13,30 @@ from collections.abc import Callable, Collection, Sequence
 from aioremote.transports.openssh.mux import HELLO, Kind, MuxError, Reader, Reply
 from aioremote.transports.openssh.watch import Watch
 
-__all__ = ["BACKLOG_PAUSE_SECONDS", "Control"]
+__all__ = ["BACKLOG_PAUSE_SECONDS", "Control", "dial"]
 
 _READ_BYTES = 4096  # replies are of some bytes
 _DESCRIPTOR = struct.Struct("i")
 BACKLOG_PAUSE_SECONDS = 0.005  # a unix socket whose queue is full tells nobody when it has room
+
+
+def dial(path: str) -> socket.socket | None:
+    """Connect to a master at once; None where its queue has no room.
+
+    Raises:
+        OSError: nobody listens at `path`, or it cannot be reached.
+    """
+    near = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    near.setblocking(False)
+    try:
+        near.connect(path)
+    except BlockingIOError:
+        near.close()
+        return None
+    except BaseException:
+        near.close()
+        raise
+    return near
 
 
 class Control:
@@ -32,7 +51,9 @@ class Control:
         fault: what the other end said that no master says, else None.
     """
 
-    __slots__ = ("_blocked", "_ended", "_lent", "_reader", "_replied", "_socket", "_waiting", "_watch", "fault")
+    __slots__ = (
+        "_blocked", "_ended", "_is_watched", "_lent", "_reader", "_replied", "_socket", "_waiting", "_watch", "fault",
+    )  # fmt: skip
 
     def __init__(self, replied: Callable[[Reply], None], ended: Callable[[], None], watch: Watch | None = None) -> None:
         self.fault: MuxError | None = None
@@ -44,6 +65,7 @@ class Control:
         self._waiting: deque[tuple[bytes | memoryview, int | None]] = deque()
         self._lent: Collection[int] = ()
         self._blocked = False
+        self._is_watched = False
 
     async def connect(self, path: str) -> None:
         """Connect.
@@ -51,24 +73,13 @@ class Control:
         Raises:
             OSError: nobody listens at `path`, or it cannot be reached.
         """
-        while not self.connect_now(path):  # noqa: ASYNC110  # there is nothing to wait for
+        while (near := dial(path)) is None:  # noqa: ASYNC110  # there is nothing to wait for
             await asyncio.sleep(BACKLOG_PAUSE_SECONDS)
+        self.adopt(near)
 
-    def connect_now(self, path: str) -> bool:
-        """Connect at once; returns whether the master's queue had room."""
-        near = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        near.setblocking(False)
-        try:
-            near.connect(path)
-        except BlockingIOError:
-            near.close()
-            return False
-        except BaseException:
-            near.close()
-            raise
+    def adopt(self, near: socket.socket) -> None:
+        """Take a connection that `dial` has made."""
         self._socket = near
-        self._watch.add(near.fileno(), self._read)
-        return True
 
     @property
     def is_open(self) -> bool:
@@ -87,8 +98,12 @@ class Control:
             return False
 
     def greet(self, message: bytes, descriptors: Sequence[int] = (), *, lent: Collection[int] = ()) -> None:
-        """Send the greeting and the first message, as `send` does."""
+        """Send the greeting and the first message, as `send` does; from then on replies are told."""
         self.send(HELLO + message, descriptors, lent=lent)
+        self._read()  # the master's greeting, where that has come already
+        if self._socket is not None:
+            self._watch.add(self._socket.fileno(), self._read)
+            self._is_watched = True
 
     def send(self, message: bytes, descriptors: Sequence[int] = (), *, lent: Collection[int] = ()) -> None:
         """Send a message, and after it descriptors.
@@ -97,7 +112,8 @@ class Control:
         """
         self._lent = lent
         self._waiting.append((message, None))
-        self._waiting.extend([(b"\0", fd) for fd in descriptors])
+        for fd in descriptors:
+            self._waiting.append((b"\0", fd))
         if self._send_some() and self._waiting and self._socket is not None:
             self._blocked = True
             asyncio.get_running_loop().add_writer(self._socket.fileno(), self._send_rest)
@@ -113,23 +129,28 @@ class Control:
 
     def _send_some(self) -> bool:
         """Send what the socket takes; returns whether it is still open."""
-        while self._waiting:
-            data, fd = self._waiting[0]
-            if self._socket is None:
-                self._drop_waiting()
-                return False
+        waiting, near = self._waiting, self._socket
+        while waiting:
+            data, fd = waiting[0]
             try:
-                sent = self._socket.send(data) if fd is None else _pass(self._socket, data, fd)
+                if near is None:
+                    raise BrokenPipeError  # what a closed socket would say
+                if fd is None:
+                    sent = near.send(data)
+                else:
+                    sent = near.sendmsg((data,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(fd)),))
             except (BlockingIOError, InterruptedError):
                 return True
-            except OSError:  # the reading side hears of the end
+            except OSError as error:  # the reading side hears of the end
+                if error.errno == errno.ETOOMANYREFS:  # more descriptors under way than this user may open files
+                    return True
                 self._drop_waiting()
                 return False
-            self._waiting.popleft()
+            waiting.popleft()
             if fd is not None:
                 self._let_go(fd)
             elif sent < len(data):
-                self._waiting.appendleft((memoryview(data)[sent:], None))
+                waiting.appendleft((memoryview(data)[sent:], None))
         return True
 
     def _let_go(self, fd: int) -> None:
@@ -151,10 +172,12 @@ class Control:
             return
         except OSError:
             data = b""
+        if data == HELLO:  # a greeting on its own is that of a good master
+            return
         if data:
             try:
                 for reply in self._reader.feed(data):
-                    if reply.kind is not Kind.HELLO and self._replied is not None:
+                    if self._replied is not None and reply.kind is not Kind.HELLO:
                         self._replied(reply)
             except MuxError as error:
                 self.fault, data = error, b""
@@ -171,14 +194,6 @@ class Control:
         self._replied = self._ended = None
         self._drop_waiting()
         if near is not None:
-            self._watch.remove(near.fileno())
+            if self._is_watched:
+                self._watch.remove(near.fileno())
             near.close()
-
-
-def _pass(near: socket.socket, data: bytes | memoryview, fd: int) -> int:
-    try:
-        return near.sendmsg((data,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(fd)),))
-    except OSError as error:
-        if error.errno == errno.ETOOMANYREFS:  # more descriptors under way than this user may open files
-            raise BlockingIOError from error
-        raise

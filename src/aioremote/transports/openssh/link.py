@@ -7,16 +7,18 @@ import itertools
 import os
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from aioremote._core.deadline import Reminders
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.limits import SessionLimit, refusal_pauses
 from aioremote.errors import ClosedError, ConnectionLost, RemoteError, UnsupportedError
 from aioremote.transports.guard import GUARD_AFTER_SECONDS, Guard, GuardHome, GuardProcess, end_script
-from aioremote.transports.openssh.control import Control
+from aioremote.transports.openssh.control import Control, dial
 from aioremote.transports.openssh.mux import Reply, alive_check
 from aioremote.transports.openssh.pipes import PipePool
 from aioremote.transports.openssh.processes import MuxProcess
@@ -45,6 +47,7 @@ class Dependent(Protocol):
 
 T = TypeVar("T")
 CLOSE_SECONDS = 2.0
+_DRAIN_SECONDS = 0.5
 _ENDS_WITHIN_SECONDS = 1.4  # all processes, counted from the beginning of a close
 
 
@@ -64,6 +67,7 @@ class Link(GuardHome):
         on_loss: called once when the master has gone.
         watch: tells of what comes on the sockets and pipes of commands.
         pipes: what commands borrow.
+        draining: reminds of output that another process holds open after the command's own end.
     """
 
     def __init__(self, host: str, path: str, settings: OpenSshSettings, master: Master | None) -> None:
@@ -81,6 +85,7 @@ class Link(GuardHome):
         self.on_loss: Callable[[], None] | None = None
         self.watch: Watch = quick_watch()
         self.pipes: PipePool = PipePool(self.watch)
+        self.draining: Reminders = Reminders(_DRAIN_SECONDS)
         self._settings = settings
         self._owner = Owner(f"openssh to {host}")
         self._processes: set[MuxProcess] = set()
@@ -89,6 +94,7 @@ class Link(GuardHome):
         self._streams: set[Dependent] = set()
         self._master_pid = 0
         self._guard_process: MuxProcess | None = None
+        self._spare: socket.socket | None = None
 
     async def begin(self) -> None:
         """Connect to the master.
@@ -140,6 +146,20 @@ class Link(GuardHome):
         if self.on_loss is not None and not self.closing:
             self.on_loss()
 
+    def take_connection(self) -> socket.socket | None:
+        """Return a connection to the master for a session; None where its queue has no room now.
+
+        One is made in advance: it has been accepted and greeted by the time that it is needed.
+
+        Raises:
+            OSError: there is no master, or this process may open no more files.
+        """
+        near, self._spare = self._spare or dial(self.path), None
+        if near is not None:
+            with suppress(OSError):
+                self._spare = dial(self.path)
+        return near
+
     async def is_alive(self) -> bool:
         """Ask the master whether it lives."""
         try:
@@ -181,7 +201,7 @@ class Link(GuardHome):
             if self.closing:
                 slot.release()
                 raise ClosedError(f"{self.host}: the machine was closed before its turn came", host=self.host)
-            process = await self._try_to_open(spec, slot)
+            process = await self._open(MuxProcess(self, spec), slot)
             if process is not None:
                 return process
             again = True
@@ -193,13 +213,10 @@ class Link(GuardHome):
         if self.sessions.in_use and self.guard is not None:
             self.guard.want()
         slot = self.sessions.take(reserved=False)
-        return None if slot is None else await self._try_to_open(spec, slot)
+        return None if slot is None else await self._open(MuxProcess(self, spec), slot)
 
-    async def _try_to_open(self, spec: ProcessSpec, slot: Slot) -> MuxProcess | None:
+    async def _open(self, process: MuxProcess, slot: Slot) -> MuxProcess | None:
         """Order a program on the session that `slot` stands for; None where the server refuses it."""
-        return await self._finish_opening(MuxProcess(self, spec), slot)
-
-    async def _finish_opening(self, process: MuxProcess, slot: Slot) -> MuxProcess | None:
         self._processes.add(process)
         try:
             opened = await process.open(slot)
@@ -222,15 +239,6 @@ class Link(GuardHome):
                 self.guard.give_up()
             return None
         raise self._no_session("it refused the first")
-
-    async def _take_back(self, process: MuxProcess, slot: Slot) -> None:
-        """End what was ordered by somebody who is gone, and may have been before the order."""
-        try:
-            await process.aclose()
-        finally:
-            if not process.is_open:
-                self._processes.discard(process)
-                slot.release()
 
     def _cannot_ask(self, error: OSError, cmd: Sequence[str]) -> RemoteError:
         if not self.control.is_alive():
@@ -258,7 +266,7 @@ class Link(GuardHome):
 
     async def open_guard(self, spec: ProcessSpec, begun: GuardProcess | None) -> MuxProcess | None:
         """Start the guard's own program on the session kept for it; None where the server has no second session."""
-        process = await self._finish_opening(begun, begun.slot) if isinstance(begun, MuxProcess) else None
+        process = await self._open(begun, begun.slot) if isinstance(begun, MuxProcess) else None
         for pause in refusal_pauses():
             if process is not None:
                 self.sessions.set_reserved(0)
@@ -268,7 +276,7 @@ class Link(GuardHome):
             if self.sessions.maximum == 1:
                 return None
             await asyncio.sleep(pause)
-            process = await self._try_to_open(spec, await self.sessions.acquire(reserved=True))
+            process = await self._open(MuxProcess(self, spec), await self.sessions.acquire(reserved=True))
         return None
 
     def guard_is_open(self) -> None:
@@ -350,6 +358,9 @@ class Link(GuardHome):
             if process is not None:
                 process.close_session()
         self.pipes.close()
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
 
     def abort(self) -> None:
         """Drop everything at once."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,7 +32,8 @@ UNIX_PORT = 0xFFFFFFFE  # stands for "the host is the path of a unix socket"; PO
 _NO_ESCAPE = 0xFFFFFFFF
 
 _NUMBER = struct.Struct(">I")
-_HEAD = struct.Struct(">III")  # of a reply: size, kind, request
+_TWO = struct.Struct(">II")
+_THREE = struct.Struct(">III")
 _SESSION = struct.Struct(">10I")  # size, kind, request, reserved, terminal, X11, agent, subsystem, escape, size of term
 
 _C_NEW_SESSION = 0x10000002
@@ -65,6 +65,7 @@ class Kind(enum.IntEnum):
 
 
 _KINDS = {int(kind): kind for kind in Kind}  # a third of the time of Kind(number)
+_FAILURES = (Kind.FAILURE, Kind.PERMISSION_DENIED)
 
 
 class Reply(NamedTuple):
@@ -175,13 +176,14 @@ class Reader:
     def __init__(self) -> None:
         self._held = b""
 
-    def feed(self, data: bytes) -> Iterator[Reply]:
-        """Yield the replies that are complete now.
+    def feed(self, data: bytes) -> list[Reply]:
+        """Return the replies that are complete now.
 
         Raises:
             MuxError: this is no master of a version that is known here.
         """
         held = self._held + data if self._held else data
+        found: list[Reply] = []
         at, end = 0, len(held)
         while end - at >= 4:
             (size,) = _NUMBER.unpack_from(held, at)
@@ -189,24 +191,24 @@ class Reader:
                 raise MuxError(f"a packet of {size} bytes")
             if end - at < 4 + size:
                 break
-            yield _reply(held, at, at := at + 4 + size)
-        self._held = held[at:]
+            found.append(_reply(held, at + 4, at := at + 4 + size))
+        self._held = held[at:] if at < end else b""
+        return found
 
 
 def _reply(held: bytes, start: int, end: int) -> Reply:
     """Read the packet that lies between two places."""
-    try:
-        _, number, request = _HEAD.unpack_from(held, start)
-        kind = _KINDS[number]
-        if kind is Kind.HELLO and request != VERSION:
+    if end - start >= 12:
+        number, request, value = _THREE.unpack_from(held, start)
+    else:
+        (number, request), value = _TWO.unpack_from(held, start), 0
+    kind = _KINDS.get(number)
+    if kind is None:
+        raise MuxError(f"an unknown message {held[start:end][:16].hex()}")
+    if kind is Kind.HELLO:
+        if request != VERSION:
             raise MuxError(f"version {request} of the protocol, where {VERSION} is spoken here")
-        if end - start < 16:
-            return Reply(kind, request)
-        (number,) = _NUMBER.unpack_from(held, start + 12)
-        if kind in (Kind.FAILURE, Kind.PERMISSION_DENIED):
-            return Reply(
-                kind, request, text=held[start + 16 : min(end, start + 16 + number)].decode("utf-8", "replace")
-            )
-        return Reply(kind, request, number)
-    except (KeyError, struct.error) as error:
-        raise MuxError(f"an unknown message {held[start + 4 : end][:16].hex()}") from error
+        value = 0  # what follows are extensions
+    if kind in _FAILURES:
+        return Reply(kind, request, text=held[start + 12 : min(end, start + 12 + value)].decode("utf-8", "replace"))
+    return Reply(kind, request, value)

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MuxProcess"]
 
-DRAIN_SECONDS = 0.5  # for output that another process holds open after the command's own end
 OPEN_SECONDS = 2.0  # that an end waits for the server's answer; a control connection must not be closed before it
 _END_OF_INPUT = b"\x04"  # what ends the input of a program on a terminal
 _UNKNOWN_SIGNAL = "UNKNOWN"
@@ -79,7 +78,6 @@ class MuxProcess(FarProcess):
         self._at_line_start = True
         self._registration: Registration | None = None
         self._sent_signal = ""
-        self._drain_timer: asyncio.TimerHandle | None = None
         self._ending = False
         self._lost_output = False
         self._done = False
@@ -110,9 +108,11 @@ class MuxProcess(FarProcess):
         spec, self.slot = self._spec, slot
         line = command_line(spec.argv, nonce=self._link.nonce, cwd=spec.cwd, env=spec.env or None)
         message = new_session(0, line, term=None if spec.terminal is None else spec.terminal.term)
-        self._control = control = Control(self._replied, self._ended, self._link.watch)
-        if not control.connect_now(self._link.path):
+        near = self._link.take_connection()
+        if near is None:
             return False
+        self._control = control = Control(self._replied, self._ended, self._link.watch)
+        control.adopt(near)
         try:
             ends = self._open_pipes()
             control.greet(message, ends, lent=[self._link.pipes.null, *ends[1:]])
@@ -197,11 +197,14 @@ class MuxProcess(FarProcess):
         self._closed.set()
         self.slot.release()
         self._link.forget(self)
-        self._tell_started()
         self._drain_pipes()
-        if self.status is not None or not self._link.control.is_alive():
+        if self.status is not None and not self._outputs:
+            self._finish()
+        elif self.status is not None or not self._link.control.is_alive():
+            self._tell_started()
             self._check_finished()
         else:
+            self._tell_started()
             self._link.spawn(self._find_out(), "how a command ended")
 
     def _drain_pipes(self) -> None:
@@ -259,10 +262,11 @@ class MuxProcess(FarProcess):
 
     def _fail(self, error: Exception) -> None:
         self._refusal = error
-        self._tell_started()
-        self._tell_finished()
+        self._tell_waiters()
 
-    def _tell_finished(self) -> None:
+    def _tell_waiters(self) -> None:
+        if self._started is not None:
+            self._tell_started()
         for waiter in self._finished:
             if not waiter.done():
                 waiter.set_result(None)
@@ -271,16 +275,18 @@ class MuxProcess(FarProcess):
 
     def _exit(self, status: ExitStatus) -> None:
         self.status = status
-        self._forget()
-        self._release_writer()
-        self._drain_timer = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._stop_draining)
+        if self._registration is not None:
+            self._forget()
+        if self._can_write is not None:
+            self._release_writer()
+        self._link.draining.add(self._stop_draining)
 
     def _stop_draining(self) -> None:
         """Give up the output where the program has ended and another process still holds it open."""
         if self._done:
             return
         if any(feed is not None and feed.holding for feed in (self._out, self._err)):  # it is the reader who is slow
-            self._drain_timer = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._stop_draining)
+            self._link.draining.add(self._stop_draining)
             return
         self.output_held = True
         self._finish()
@@ -297,18 +303,19 @@ class MuxProcess(FarProcess):
         if self._done:
             return
         self._done = True
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-        self._forget()
-        self._release_writer()
-        whole = self.status is not None and (self.output_held or self._link.control.is_alive())
+        link = self._link
+        link.draining.remove(self._stop_draining)
+        if self._registration is not None:
+            self._forget()
+        if self._can_write is not None:
+            self._release_writer()
+        whole = self.status is not None and (self.output_held or link.control.is_alive())
         error = None if whole else self.lost()
         self._lost_output = not whole
-        for feed in (self._out, self._err):
-            if feed is not None:
-                feed.end(error)
-        self._tell_started()
-        self._tell_finished()
+        self._out.end(error)
+        if self._err is not None:
+            self._err.end(error)
+        self._tell_waiters()
         self._release_pipes()
 
     def _release_pipes(self) -> None:

@@ -83,9 +83,10 @@ class OpenSshTransport(SessionTransport):
 
     async def _connected(self) -> Link:
         self._check_usable()
-        if self._link is not None and self.state == "connected":
-            if self._link.control.is_open:
-                return self._link
+        link = self._link
+        if link is not None and self.state == "connected":
+            if link.control.is_open:
+                return link
             self._on_loss()
         task = self._start_connecting()
         if not task.done():
