@@ -94,7 +94,7 @@ class Reminders:
     def _remind(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        due = []
+        due: list[Callable[[], None]] = []
         for call, at in self._due.items():
             if at > now:
                 self._timer = loop.call_at(at, self._remind)

@@ -174,18 +174,22 @@ class Control:
             data = b""
         if data == HELLO:  # a greeting on its own is that of a good master
             return
-        if data:
-            try:
-                for reply in self._reader.feed(data):
-                    if self._replied is not None and reply.kind is not Kind.HELLO:
-                        self._replied(reply)
-            except MuxError as error:
-                self.fault, data = error, b""
-        if not data:
+        if not data or not self._tell(data):
             ended = self._ended
             self.close()
             if ended is not None:
                 ended()
+
+    def _tell(self, data: bytes) -> bool:
+        """Pass the replies on; returns whether they were some."""
+        try:
+            for reply in self._reader.feed(data):
+                if self._replied is not None and reply.kind is not Kind.HELLO:
+                    self._replied(reply)
+        except MuxError as error:
+            self.fault = error
+            return False
+        return True
 
     def close(self) -> None:
         """Close it. Of a session, the far program sees the end of its input and no more."""

@@ -24,6 +24,7 @@ from aioremote.transports.local_files import LocalFiles
 from aioremote.transports.openssh.forwarding import open_connection, open_listener
 from aioremote.transports.openssh.link import Link
 from aioremote.transports.openssh.master import start_master
+from aioremote.transports.openssh.settings import check_port
 from aioremote.transports.tar_files import TarFiles
 from aioremote.types import Address, Capability, Endpoint, ProcessSpec
 
@@ -58,8 +59,7 @@ class OpenSshTransport(SessionTransport):
         check_host_name(host)
         if user is not None:
             check_user_name(user)
-        if port is not None and not 0 < port < 65536:
-            raise ValueError(f"port {port}: give a number from 1 to 65535")
+        check_port(port)
         self.address: Address = Address("openssh", host, user, port)
         self.state: State = "new"
         self._settings = settings
