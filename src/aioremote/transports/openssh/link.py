@@ -62,7 +62,8 @@ class Link(GuardHome):
         nonce: marks what our own far lines print; not to be guessed from outside.
         sessions: how many may be open at once, as far as learnt.
         guard: ends far process trees.
-        closing: whether this end has begun to close it.
+        parting: whether this end has begun to close it.
+        closing: the same for the guard, which is needed until all programs have ended.
         dial_again: opens a second connection to the same server; None where that is not ours to do.
         on_loss: called once when the master has gone.
         watch: tells of what comes on the sockets and pipes of commands.
@@ -80,6 +81,7 @@ class Link(GuardHome):
         self.sessions.set_reserved(1)
         self.guard_after: float = GUARD_AFTER_SECONDS if settings.guard == "auto" else 0.0
         self.guard: Guard | None = Guard(self, 2 * settings.keepalive * settings.keepalive_count)
+        self.parting: bool = False
         self.closing: bool = False
         self.dial_again: Callable[[], Awaitable[Link]] | None = None
         self.on_loss: Callable[[], None] | None = None
@@ -143,7 +145,7 @@ class Link(GuardHome):
                 answer.set_exception(self.lost("unknown"))
         for stream in list(self._streams):
             stream.link_ended()
-        if self.on_loss is not None and not self.closing:
+        if self.on_loss is not None and not self.parting:
             self.on_loss()
 
     def take_connection(self) -> socket.socket | None:
@@ -198,7 +200,7 @@ class Link(GuardHome):
             if self.sessions.in_use and self.guard is not None:
                 self.guard.want()
             slot = await self.sessions.acquire(again=again)
-            if self.closing:
+            if self.parting:
                 slot.release()
                 raise ClosedError(f"{self.host}: the machine was closed before its turn came", host=self.host)
             process = await self._open(MuxProcess(self, spec), slot)
@@ -328,13 +330,14 @@ class Link(GuardHome):
 
     async def aclose(self) -> None:
         """End every process, then a master of our own; within `CLOSE_SECONDS`, whatever answers."""
-        self.closing = True
+        self.parting = True
         for stream in list(self._streams):
             await stream.aclose()
         try:
             if self.control.is_alive():
                 await bounded_cleanup(self._end_all(), _ENDS_WITHIN_SECONDS)
         finally:
+            self.closing = True
             try:
                 if self.master is not None:
                     await self.master.aclose()
@@ -364,7 +367,7 @@ class Link(GuardHome):
 
     def abort(self) -> None:
         """Drop everything at once."""
-        self.closing = True
+        self.parting = self.closing = True
         if self.master is not None:
             self.master.abort()
         self._let_go()

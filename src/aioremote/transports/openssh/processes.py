@@ -408,7 +408,7 @@ class MuxProcess(FarProcess):
     def _check_announced(self) -> None:
         """Raise where the session has ended and our line never ran: a forced command, or a login without a shell."""
         host = self._link.host
-        if self._ending and self._link.closing:
+        if self._ending and self._link.parting:
             raise ClosedError(f"{host}: the machine was closed while {self.args[0]} ran", host=host)
         if self.status is None or self._announcement is None or self._lost_output:
             return  # of a link that was cut, the announcement may be what is missing

@@ -151,7 +151,7 @@ class OpenSshTransport(SessionTransport):
 
     async def _dial(self) -> Link:
         try:
-            link = await self._new_link()
+            link = await _new_link(self.address, self._settings)
         except BaseException:
             if self.state == "connecting":
                 self.state, self._loop = "new", None
@@ -159,23 +159,6 @@ class OpenSshTransport(SessionTransport):
         self._link, self.state = link, "connected"
         on_loss = weakref.WeakMethod(self._on_loss)
         link.on_loss = lambda: (tell := on_loss()) and tell()
-        return link
-
-    async def _new_link(self) -> Link:
-        path = self._settings.control_path
-        master = None if path is not None else await start_master(self.address, self._settings)
-        link = Link(self.host, path or (master.path if master is not None else ""), self._settings, master)
-        try:
-            async with asyncio.timeout(self._settings.connect_timeout):
-                await link.begin()
-        except BaseException as error:
-            await bounded_cleanup(link.aclose(), _CLOSE_SECONDS)
-            if isinstance(error, (OSError, ConnectionLost)):
-                text = f"{self.host}: no OpenSSH master answers at {link.path}: {error}"
-                raise ConnectError(text, host=self.host) from error
-            raise
-        if master is not None:
-            link.dial_again = self._new_link
         return link
 
     def _on_loss(self) -> None:
@@ -294,6 +277,27 @@ class OpenSshTransport(SessionTransport):
                 source=self,
                 stacklevel=1,
             )
+            if self._link is not None and self._loop is not None and not self._loop.is_closed():
+                self._link.abort()
+
+
+async def _new_link(address: Address, settings: OpenSshSettings) -> Link:
+    """Connect; what comes of it refers to no transport, so that a forgotten one goes."""
+    path = settings.control_path
+    master = None if path is not None else await start_master(address, settings)
+    link = Link(address.host, path or (master.path if master is not None else ""), settings, master)
+    try:
+        async with asyncio.timeout(settings.connect_timeout):
+            await link.begin()
+    except BaseException as error:
+        await bounded_cleanup(link.aclose(), _CLOSE_SECONDS)
+        if isinstance(error, (OSError, ConnectionLost)):
+            text = f"{address.host}: no OpenSSH master answers at {link.path}: {error}"
+            raise ConnectError(text, host=address.host) from error
+        raise
+    if master is not None:
+        link.dial_again = partial(_new_link, address, settings)
+    return link
 
 
 def _tell(told: asyncio.Future[None], _: object) -> None:
