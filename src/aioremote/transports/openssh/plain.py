@@ -19,7 +19,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.stapled import StapledByteStream
 
 from aioremote._core.lifetime import Owner, bounded_cleanup
-from aioremote._core.names import check_host_name, check_user_name
+from aioremote._core.names import check_host_name, check_port, check_user_name
 from aioremote.errors import ConnectionLost, TunnelRefused, UnsupportedError
 from aioremote.protocols import FarProcess
 from aioremote.transports.command import CommandTransport
@@ -27,7 +27,7 @@ from aioremote.transports.local import LocalTransport
 from aioremote.transports.openssh.asking import Asking
 from aioremote.transports.openssh.master import connect_error, find_program, warn_unchecked, write_pins
 from aioremote.transports.openssh.pipes import PipeReader
-from aioremote.transports.openssh.settings import check_port, plain_options
+from aioremote.transports.openssh.settings import plain_options
 from aioremote.types import Address, Capability, Endpoint, ExitStatus, ProcessSpec
 
 if TYPE_CHECKING:

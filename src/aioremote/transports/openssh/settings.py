@@ -78,12 +78,6 @@ class OpenSshSettings:
             check_control_path(self.control_path, _MAX_SOCKET_PATH)
 
 
-def check_port(port: int | None) -> None:
-    """Raise ValueError where this is no port, nor None."""
-    if port is not None and not 0 < port < 65536:
-        raise ValueError(f"port {port}: give a number from 1 to 65535")
-
-
 def check_control_path(path: str, longest: int = MAX_CONTROL_PATH) -> None:
     """Refuse a path that no unix socket can have.
 
