@@ -14,7 +14,7 @@ from aioremote.types import Address, Reconnect
 if TYPE_CHECKING:
     from aioremote.protocols import PasswordProvider
 
-__all__ = ["OpenSshSettings", "check_control_path", "host_key_options", "master_options"]
+__all__ = ["OpenSshSettings", "check_control_path", "host_key_options", "master_options", "plain_options"]
 
 MAX_CONTROL_PATH = 90  # sun_path less what a master adds while it makes the socket: 108 - 1 - 17
 _MAX_SOCKET_PATH = 107
