@@ -185,6 +185,9 @@ class OpenSshMachine(Machine):
         connect_timeout, keepalive, keepalive_count, agent_forwarding, max_sessions, reconnect: as for `SshMachine`.
         guard: "auto" or "always", as for `SshMachine`.
         program: the ssh to run, OpenSSH 8.5 or later.
+        master: False starts an ssh for each program, which logs in for itself, where masters cannot be had: OpenSSH for
+            Windows has none. An outpost, with "auto" at once where there is a Python, leaves one ssh for all. Without
+            one there are no listeners and no far unix sockets, and a program that a signal ended has the status 255.
         outpost, encoding: as for `SshMachine`.
 
     Raises:
@@ -213,6 +216,7 @@ class OpenSshMachine(Machine):
         max_sessions: int | None = None,
         reconnect: bool | Reconnect = False,
         program: str = "ssh",
+        master: bool = True,
         outpost: Outpost = "auto",
         encoding: str = "utf-8",
     ) -> None:
@@ -231,7 +235,8 @@ class OpenSshMachine(Machine):
             reconnect=reconnect_policy(reconnect),
             program=program,
         )
-        super().__init__(_native(host, settings, user, port, outpost), host=host, encoding=encoding)
+        road = _native(host, settings, user, port, outpost) if master else _plain(host, settings, user, port, outpost)
+        super().__init__(road, host=host, encoding=encoding)
 
     @classmethod
     def attach(
@@ -263,6 +268,15 @@ def _native(host: str, settings: OpenSshSettings, user: str | None, port: int | 
     from aioremote.transports.openssh.transport import OpenSshTransport
 
     return _upgraded(OpenSshTransport(host, settings, user=user, port=port), settings, outpost)
+
+
+def _plain(host: str, settings: OpenSshSettings, user: str | None, port: int | None, outpost: Outpost) -> Transport:
+    if settings.max_sessions is not None or settings.reconnect is not None:
+        what = "max_sessions=" if settings.max_sessions is not None else "reconnect="
+        raise UnsupportedError(f"{host}: {what} is not for master=False: there is no connection to keep", host=host)
+    from aioremote.transports.openssh.plain import PlainOpenSshTransport
+
+    return PlainOpenSshTransport(host, settings, user=user, port=port, outpost=outpost)
 
 
 def _upgraded(transport: SessionTransport, settings: SshSettings | OpenSshSettings, outpost: Outpost) -> Transport:

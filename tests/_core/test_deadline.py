@@ -1,11 +1,13 @@
 """One deadline for all phases of an operation."""
 
 import asyncio
+import functools
 import math
 
 import pytest
 
-from aioremote._core.deadline import Deadline, check_seconds
+from aioremote._core.deadline import Deadline, Reminders, check_seconds
+from aioremote.testing.checks import until
 
 
 async def test_the_seconds_count_from_its_making() -> None:
@@ -81,3 +83,16 @@ def test_what_is_no_number_is_a_type_error() -> None:
 @pytest.mark.parametrize("seconds", [None, 0, 0.5, 10**9, math.inf])
 def test_other_times_are_fine(seconds: float | None) -> None:
     check_seconds(seconds)
+
+
+async def test_reminders_come_in_order_and_not_to_who_is_removed() -> None:
+    heard: list[str] = []
+    calls = {name: functools.partial(heard.append, name) for name in ("first", "removed", "last")}
+    reminders = Reminders(0.02)
+    for call in calls.values():
+        reminders.add(call)
+    reminders.remove(calls["removed"])
+    await until(lambda: len(heard) == 2)
+    reminders.add(calls["first"])  # also after it has rung for the others
+    await until(lambda: len(heard) == 3)
+    assert heard == ["first", "last", "first"]

@@ -34,6 +34,7 @@ def roads() -> dict[str, Machine]:
         "`SshMachine`": ssh,
         '`SshMachine(outpost="never")`': SshMachine("web1", config=None, outpost="never"),
         "`OpenSshMachine`": OpenSshMachine("web1"),
+        '`OpenSshMachine(master=False, outpost="never")`': OpenSshMachine("web1", master=False, outpost="never"),
         "`DaemonMachine`": DaemonMachine(path="/run/daemon/s"),
         "`m.sudo()`": ssh.sudo(),
         "`SmbMachine`": SmbMachine("web1", username="me", password="secret"),

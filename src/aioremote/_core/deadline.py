@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from numbers import Real
 from typing import cast
 
-__all__ = ["Deadline", "check_seconds"]
+__all__ = ["Deadline", "Reminders", "check_seconds"]
 
 
 def check_seconds(seconds: float | None, what: str = "timeout") -> None:
@@ -60,3 +61,47 @@ class Deadline:
         if other.at is None or (self.at is not None and self.at <= other.at):
             return self
         return other
+
+
+class Reminders:
+    """Calls that are due so many seconds after they were asked for, and that mostly do not come about.
+
+    One timer of the loop serves them all: for a short command, timers of its own cost a tenth of its CPU.
+
+    Args:
+        seconds: after which each is due.
+    """
+
+    __slots__ = ("_due", "_seconds", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._due: dict[Callable[[], None], float] = {}  # the first is due first
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, call: Callable[[], None]) -> None:
+        """Call it in time, unless it is removed before. Of one asked for twice, the last time counts."""
+        loop = asyncio.get_running_loop()
+        self._due.pop(call, None)
+        self._due[call] = at = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_at(at, self._remind)
+
+    def remove(self, call: Callable[[], None]) -> None:
+        """Do not call it."""
+        self._due.pop(call, None)
+
+    def _remind(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        due: list[Callable[[], None]] = []
+        for call, at in self._due.items():
+            if at > now:
+                self._timer = loop.call_at(at, self._remind)
+                break
+            due.append(call)
+        else:
+            self._timer = None
+        for call in due:
+            if self._due.pop(call, None) is not None:  # else removed by one of the others
+                call()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aioremote.errors import AddressError
 
-__all__ = ["HostName", "check_host_name", "check_object_name", "check_user_name", "parse_host"]
+__all__ = ["HostName", "check_host_name", "check_object_name", "check_port", "check_user_name", "parse_host"]
 
 # What ssh(1) refuses on its command line since OpenSSH 9.6 is refused here too. Host names go further, to what host and
 # alias names are made of: * ? ! , # @ [ ] mean something in known_hosts and ssh_config, / and % in paths and
@@ -78,6 +78,12 @@ def check_user_name(name: str) -> None:
     fault = _user_fault(name)
     if fault:
         raise AddressError(f"user name {name!r}: {fault}")
+
+
+def check_port(port: int | None) -> None:
+    """Raise ValueError where this is no port, nor None."""
+    if port is not None and not 0 < port < 65536:
+        raise ValueError(f"port {port}: give a number from 1 to 65535")
 
 
 def check_object_name(name: str, what: str) -> None:

@@ -302,7 +302,10 @@ def _octal(found: re.Match[bytes]) -> bytes:
 
 def _words(argv: Sequence[Argument], env: Mapping[str, bytes | None] | None) -> list[bytes]:
     """Encode and check the argv, with `env` in front where the environment changes."""
-    words = [_encode(argument, f"argv[{index}]") for index, argument in enumerate(argv)]
+    words = [
+        argument if type(argument) is bytes and b"\0" not in argument else _encode(argument, f"argv[{index}]")
+        for index, argument in enumerate(argv)
+    ]
     if not words or not words[0]:
         raise ValueError("argv names no program: give at least one word that is not empty")
     if words[0].startswith(b"-"):

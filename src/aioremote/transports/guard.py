@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 
+from aioremote._core.deadline import Reminders
 from aioremote.errors import RemoteError
 from aioremote.types import ProcessSpec
 
@@ -191,6 +192,7 @@ class Guard:
         self._gone: dict[int, asyncio.Future[None]] = {}
         self._opened: asyncio.Event = asyncio.Event()
         self._known: set[int] = set()
+        self._reminders: dict[float, Reminders] = {}
         self._openings = 1
         self._given_up = False
 
@@ -207,6 +209,15 @@ class Guard:
         self._openings, self._given_up = _MOST_OPENINGS, True
         if self._process is not None:
             self._process.write_eof()
+
+    def reminders(self, after: float) -> Reminders:
+        """Return what reminds of a group that has run for `after` seconds; fewer where the loop is open."""
+        if self.state == "open":
+            after = min(after, GUARD_OPEN_AFTER_SECONDS)
+        found = self._reminders.get(after)
+        if found is None:
+            found = self._reminders[after] = Reminders(after)
+        return found
 
     def add(self, group: int) -> None:
         """Say that a process group runs."""
@@ -338,28 +349,31 @@ class Registration:
         after: seconds that it runs before the guard is told; fewer where the guard is open already.
     """
 
-    __slots__ = ("_group", "_guard", "_timer", "_told")
+    __slots__ = ("_group", "_guard", "_reminders", "_told")
 
     def __init__(self, guard: Guard, group: int, after: float) -> None:
         self._guard = guard
         self._group = group
         self._told = False
-        if guard.state == "open":
-            after = min(after, GUARD_OPEN_AFTER_SECONDS)
-        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(after, self.tell)
+        self._reminders: Reminders | None = guard.reminders(after)
+        self._reminders.add(self.tell)
 
     def tell(self) -> None:
         """Tell the guard now, unless that was done or came to nothing."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer, self._told = None, True
+        if self._waits_no_more():
+            self._told = True
             self._guard.add(self._group)
+
+    def _waits_no_more(self) -> bool:
+        """Have no reminder come any more; returns whether one was to come."""
+        reminders, self._reminders = self._reminders, None
+        if reminders is not None:
+            reminders.remove(self.tell)
+        return reminders is not None
 
     def forget(self, *, ending: bool) -> None:
         """Take note of the group's end, or that the guard is about to be asked for it (`ending`)."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._waits_no_more()
         if self._told and not ending:
             self._told = False
             self._guard.remove(self._group)

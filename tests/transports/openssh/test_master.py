@@ -26,8 +26,11 @@ async def master_pid(machine: OpenSshMachine) -> int:
 async def test_a_master_that_dies_is_a_lost_link(make: Maker, aioremote_sshd: Sshd) -> None:
     """No command connects by itself then; a lost link is told from a killed command, and ends it."""
     async with make(guard="always") as machine:
-        async with machine.start("sh", "-c", "echo up; exec sleep 60") as process:
+        script = "trap 'echo told' USR1; echo up; while :; do sleep 0.1; done"
+        async with machine.start("sh", "-c", script) as process:
             assert await process.stdout.receive() == b"up\n"
+            process.send_signal("USR1")
+            assert await process.stdout.receive() == b"told\n"  # the guard knows of it
             os.kill(await master_pid(machine), signal.SIGKILL)
             with pytest.raises(ConnectionLost) as caught:
                 await process.wait()

@@ -7,18 +7,22 @@ import itertools
 import os
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from aioremote._core.deadline import Reminders
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.limits import SessionLimit, refusal_pauses
 from aioremote.errors import ClosedError, ConnectionLost, RemoteError, UnsupportedError
 from aioremote.transports.guard import GUARD_AFTER_SECONDS, Guard, GuardHome, GuardProcess, end_script
-from aioremote.transports.openssh.control import Control
+from aioremote.transports.openssh.control import Control, dial
 from aioremote.transports.openssh.mux import Reply, alive_check
+from aioremote.transports.openssh.pipes import PipePool
 from aioremote.transports.openssh.processes import MuxProcess
+from aioremote.transports.openssh.watch import Watch, quick_watch
 from aioremote.types import ProcessSpec
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ class Dependent(Protocol):
 
 T = TypeVar("T")
 CLOSE_SECONDS = 2.0
+_DRAIN_SECONDS = 0.5
 _ENDS_WITHIN_SECONDS = 1.4  # all processes, counted from the beginning of a close
 
 
@@ -57,9 +62,13 @@ class Link(GuardHome):
         nonce: marks what our own far lines print; not to be guessed from outside.
         sessions: how many may be open at once, as far as learnt.
         guard: ends far process trees.
-        closing: whether this end has begun to close it.
+        parting: whether this end has begun to close it.
+        closing: the same for the guard, which is needed until all programs have ended.
         dial_again: opens a second connection to the same server; None where that is not ours to do.
         on_loss: called once when the master has gone.
+        watch: tells of what comes on the sockets and pipes of commands.
+        pipes: what commands borrow.
+        draining: reminds of output that another process holds open after the command's own end.
     """
 
     def __init__(self, host: str, path: str, settings: OpenSshSettings, master: Master | None) -> None:
@@ -72,9 +81,13 @@ class Link(GuardHome):
         self.sessions.set_reserved(1)
         self.guard_after: float = GUARD_AFTER_SECONDS if settings.guard == "auto" else 0.0
         self.guard: Guard | None = Guard(self, 2 * settings.keepalive * settings.keepalive_count)
+        self.parting: bool = False
         self.closing: bool = False
         self.dial_again: Callable[[], Awaitable[Link]] | None = None
         self.on_loss: Callable[[], None] | None = None
+        self.watch: Watch = quick_watch()
+        self.pipes: PipePool = PipePool(self.watch)
+        self.draining: Reminders = Reminders(_DRAIN_SECONDS)
         self._settings = settings
         self._owner = Owner(f"openssh to {host}")
         self._processes: set[MuxProcess] = set()
@@ -83,6 +96,7 @@ class Link(GuardHome):
         self._streams: set[Dependent] = set()
         self._master_pid = 0
         self._guard_process: MuxProcess | None = None
+        self._spare: socket.socket | None = None
 
     async def begin(self) -> None:
         """Connect to the master.
@@ -131,8 +145,22 @@ class Link(GuardHome):
                 answer.set_exception(self.lost("unknown"))
         for stream in list(self._streams):
             stream.link_ended()
-        if self.on_loss is not None and not self.closing:
+        if self.on_loss is not None and not self.parting:
             self.on_loss()
+
+    def take_connection(self) -> socket.socket | None:
+        """Return a connection to the master for a session; None where its queue has no room now.
+
+        One is made in advance: it has been accepted and greeted by the time that it is needed.
+
+        Raises:
+            OSError: there is no master, or this process may open no more files.
+        """
+        near, self._spare = self._spare or dial(self.path), None
+        if near is not None:
+            with suppress(OSError):
+                self._spare = dial(self.path)
+        return near
 
     async def is_alive(self) -> bool:
         """Ask the master whether it lives."""
@@ -172,10 +200,10 @@ class Link(GuardHome):
             if self.sessions.in_use and self.guard is not None:
                 self.guard.want()
             slot = await self.sessions.acquire(again=again)
-            if self.closing:
+            if self.parting:
                 slot.release()
                 raise ClosedError(f"{self.host}: the machine was closed before its turn came", host=self.host)
-            process = await self._try_to_open(spec, slot)
+            process = await self._open(MuxProcess(self, spec), slot)
             if process is not None:
                 return process
             again = True
@@ -187,13 +215,10 @@ class Link(GuardHome):
         if self.sessions.in_use and self.guard is not None:
             self.guard.want()
         slot = self.sessions.take(reserved=False)
-        return None if slot is None else await self._try_to_open(spec, slot)
+        return None if slot is None else await self._open(MuxProcess(self, spec), slot)
 
-    async def _try_to_open(self, spec: ProcessSpec, slot: Slot) -> MuxProcess | None:
+    async def _open(self, process: MuxProcess, slot: Slot) -> MuxProcess | None:
         """Order a program on the session that `slot` stands for; None where the server refuses it."""
-        return await self._finish_opening(MuxProcess(self, spec), slot)
-
-    async def _finish_opening(self, process: MuxProcess, slot: Slot) -> MuxProcess | None:
         self._processes.add(process)
         try:
             opened = await process.open(slot)
@@ -216,15 +241,6 @@ class Link(GuardHome):
                 self.guard.give_up()
             return None
         raise self._no_session("it refused the first")
-
-    async def _take_back(self, process: MuxProcess, slot: Slot) -> None:
-        """End what was ordered by somebody who is gone, and may have been before the order."""
-        try:
-            await process.aclose()
-        finally:
-            if not process.is_open:
-                self._processes.discard(process)
-                slot.release()
 
     def _cannot_ask(self, error: OSError, cmd: Sequence[str]) -> RemoteError:
         if not self.control.is_alive():
@@ -252,7 +268,7 @@ class Link(GuardHome):
 
     async def open_guard(self, spec: ProcessSpec, begun: GuardProcess | None) -> MuxProcess | None:
         """Start the guard's own program on the session kept for it; None where the server has no second session."""
-        process = await self._finish_opening(begun, begun.slot) if isinstance(begun, MuxProcess) else None
+        process = await self._open(begun, begun.slot) if isinstance(begun, MuxProcess) else None
         for pause in refusal_pauses():
             if process is not None:
                 self.sessions.set_reserved(0)
@@ -262,7 +278,7 @@ class Link(GuardHome):
             if self.sessions.maximum == 1:
                 return None
             await asyncio.sleep(pause)
-            process = await self._try_to_open(spec, await self.sessions.acquire(reserved=True))
+            process = await self._open(MuxProcess(self, spec), await self.sessions.acquire(reserved=True))
         return None
 
     def guard_is_open(self) -> None:
@@ -314,13 +330,14 @@ class Link(GuardHome):
 
     async def aclose(self) -> None:
         """End every process, then a master of our own; within `CLOSE_SECONDS`, whatever answers."""
-        self.closing = True
+        self.parting = True
         for stream in list(self._streams):
             await stream.aclose()
         try:
             if self.control.is_alive():
                 await bounded_cleanup(self._end_all(), _ENDS_WITHIN_SECONDS)
         finally:
+            self.closing = True
             try:
                 if self.master is not None:
                     await self.master.aclose()
@@ -343,10 +360,14 @@ class Link(GuardHome):
         for process in (*self._processes, self._guard_process):
             if process is not None:
                 process.close_session()
+        self.pipes.close()
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
 
     def abort(self) -> None:
         """Drop everything at once."""
-        self.closing = True
+        self.parting = self.closing = True
         if self.master is not None:
             self.master.abort()
         self._let_go()

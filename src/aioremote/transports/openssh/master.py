@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from aioremote.transports.openssh.settings import OpenSshSettings
     from aioremote.types import Address
 
-__all__ = ["Master", "connect_error", "start_master"]
+__all__ = ["Master", "connect_error", "find_program", "start_master", "warn_unchecked", "write_pins"]
 
 OLDEST = (8, 5)  # KnownHostsCommand; SSH_ASKPASS_REQUIRE came with 8.4
 _SAID_BYTES = 4000
@@ -70,10 +70,8 @@ async def start_master(address: Address, settings: OpenSshSettings) -> Master:
         ConnectError: one of its kinds; nothing has run.
         UnsupportedError: there is no ssh here, or it is too old.
     """
-    program = await _program(settings.program, address.host)
-    if settings.host_keys.kind == "insecure_no_check":
-        text = f"{address.host}: the host key is not checked; anybody may be at the other end"
-        warnings.warn(text, InsecureHostKeyWarning, stacklevel=2)
+    program = await find_program(settings.program, address.host)
+    warn_unchecked(settings, address.host)
     master = Master(address, settings)
     try:
         async with asyncio.timeout(settings.connect_timeout):
@@ -88,7 +86,14 @@ async def start_master(address: Address, settings: OpenSshSettings) -> Master:
     return master
 
 
-async def _program(name: str, host: str) -> str:
+def warn_unchecked(settings: OpenSshSettings, host: str) -> None:
+    """Warn where anybody may be at the other end."""
+    if settings.host_keys.kind == "insecure_no_check":
+        text = f"{host}: the host key is not checked; anybody may be at the other end"
+        warnings.warn(text, InsecureHostKeyWarning, stacklevel=3)
+
+
+async def find_program(name: str, host: str) -> str:
     """Return the path of an ssh that is new enough."""
     path = shutil.which(name)
     if path is None:
@@ -157,7 +162,7 @@ class Master:
         address, settings = self._address, self._settings
         arguments = [program, *master_options(settings, address, self.directory)]
         if settings.host_keys.kind == "pinned":
-            self._write_pins(settings.host_keys.fingerprints)
+            write_pins(self.directory, settings.host_keys.fingerprints)
         environment = {**os.environ, "LC_ALL": "C"}
         if settings.password is not None or settings.passphrase is not None:
             user = address.user or getpass.getuser()
@@ -195,11 +200,6 @@ class Master:
         finally:
             for end in (leash_far, told_far, said_far):
                 os.close(end)
-
-    def _write_pins(self, fingerprints: tuple[str, ...]) -> None:
-        path = f"{self.directory}/pinned"
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700), "w") as file:
-            file.write(_PINNED.format(pins=" ".join(fingerprints)))
 
     def _hear(self, data: bytes) -> None:
         self._told = (self._told + data)[-_SAID_BYTES:]
@@ -248,6 +248,13 @@ class Master:
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
+
+
+def write_pins(directory: str, fingerprints: tuple[str, ...]) -> None:
+    """Write the program that judges a server's key by its fingerprint."""
+    path = f"{directory}/pinned"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700), "w") as file:
+        file.write(_PINNED.format(pins=" ".join(fingerprints)))
 
 
 def _nothing() -> None:

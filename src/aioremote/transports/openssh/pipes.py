@@ -11,10 +11,13 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["PipeReader", "PipeWriter", "wide_pipe"]
+from aioremote.transports.openssh.watch import Watch
+
+__all__ = ["PipePool", "PipeReader", "PipeWriter", "wide_pipe"]
 
 _CHUNK_BYTES = 64 * 1024
 _HIGH_WATER_BYTES = 64 * 1024
+_MOST_IDLE = 20  # two for each of the sessions that sshd allows by default
 _WIDE_BYTES = 1024 * 1024  # Source: the default of /proc/sys/fs/pipe-max-size
 
 
@@ -31,24 +34,72 @@ class PipeReader:
         fd: its reading end, this object's from now on.
         received: gets the bytes.
         ended: called once after the last.
+        far: the writing end, where that stays here too: then the end comes when nobody else has it after `let_end`.
+        watch: tells of bytes; None has the loop do it.
+
     """
 
-    __slots__ = ("_ended", "_fd", "_held", "_loop", "_received", "_wide")
+    __slots__ = ("_ended", "_far", "_fd", "_held", "_received", "_watch", "_wide")
 
-    def __init__(self, fd: int, received: Callable[[bytes], None], ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        fd: int,
+        received: Callable[[bytes], None],
+        ended: Callable[[], None],
+        *,
+        far: int | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         os.set_blocking(fd, False)
-        self._loop = asyncio.get_running_loop()
+        self._far = far
         self._fd: int | None = fd
         self._received: Callable[[bytes], None] | None = received
         self._ended: Callable[[], None] | None = ended
         self._held = False
         self._wide = False
-        self._loop.add_reader(fd, self._read)
+        self._watch = watch or Watch()
+        self._watch.add(fd, self._read)
 
     @property
     def is_open(self) -> bool:
         """Whether the end has not come yet."""
         return self._fd is not None
+
+    @property
+    def far(self) -> int:
+        """The writing end.
+
+        Raises:
+            ValueError: it is not here, or no longer.
+        """
+        if self._far is None:
+            raise ValueError("this pipe has no writing end here")
+        return self._far
+
+    def lend(self, received: Callable[[bytes], None], ended: Callable[[], None]) -> None:
+        """Pass on to somebody else what comes from now on."""
+        self._received, self._ended = received, ended
+
+    def drain(self) -> bool:
+        """Read what is there, now that nobody else writes any more.
+
+        Returns:
+            Whether all has come, so that it can be lent again; else the end comes in time.
+        """
+        while self._fd is not None and self._received is not None and not (self._held or self._wide):
+            try:
+                data = os.read(self._fd, _CHUNK_BYTES)
+            except BlockingIOError:
+                return True
+            self._received(data)
+        self.let_end()
+        return False
+
+    def let_end(self) -> None:
+        """Let the end come once everybody else has closed the writing end."""
+        far, self._far = self._far, None
+        if far is not None:
+            os.close(far)
 
     def _read(self) -> None:
         if self._fd is None or self._received is None:
@@ -76,18 +127,68 @@ class PipeReader:
             return
         self._held = held
         if held:
-            self._loop.remove_reader(self._fd)
+            self._watch.remove(self._fd)
         else:
-            self._loop.add_reader(self._fd, self._read)
+            self._watch.add(self._fd, self._read)
 
     def close(self) -> None:
         """Close it; nothing is told any more."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             if not self._held:
-                self._loop.remove_reader(fd)
+                self._watch.remove(fd)
             os.close(fd)
+        self.let_end()
         self._received = self._ended = None
+
+
+class PipePool:
+    """Descriptors that are lent to a master, to one command after another: opening new ones takes a third of its CPU.
+
+    Attributes:
+        null: an empty input, and an output that nobody wants.
+    """
+
+    __slots__ = ("_idle", "_is_closed", "_watch", "null")
+
+    def __init__(self, watch: Watch) -> None:
+        self.null: int = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._watch = watch
+        self._idle: list[PipeReader] = []
+        self._is_closed = False
+
+    def take(self, received: Callable[[bytes], None], ended: Callable[[], None]) -> PipeReader:
+        """Return a pipe with both of its ends."""
+        if self._idle:
+            pipe = self._idle.pop()
+            pipe.lend(received, ended)
+            return pipe
+        near, far = os.pipe()
+        return PipeReader(near, received, ended, far=far, watch=self._watch)
+
+    def give(self, pipe: PipeReader) -> None:
+        """Take one back that is empty, and that nobody else writes to."""
+        if self._is_closed or len(self._idle) >= _MOST_IDLE:
+            pipe.close()
+        else:
+            pipe.lend(_drop, _nothing)
+            self._idle.append(pipe)
+
+    def close(self) -> None:
+        """Keep none."""
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self.null)
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _drop(_: bytes) -> None:
+    return None
+
+
+def _nothing() -> None:
+    return None
 
 
 class PipeWriter:

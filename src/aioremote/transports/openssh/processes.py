@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MuxProcess"]
 
-DRAIN_SECONDS = 0.5  # for output that another process holds open after the command's own end
 OPEN_SECONDS = 2.0  # that an end waits for the server's answer; a control connection must not be closed before it
 _END_OF_INPUT = b"\x04"  # what ends the input of a program on a terminal
 _UNKNOWN_SIGNAL = "UNKNOWN"
@@ -51,8 +50,8 @@ class MuxProcess(FarProcess):
     def __init__(self, link: Link, spec: ProcessSpec) -> None:
         self.pid: int | None = None
         self.stdin: ByteSendStream | None = FarInput(self) if spec.stdin else None
-        self._out = Feed(self._hold_out)
-        self._err = Feed(self._hold_err) if spec.terminal is None else None
+        self._out = Feed(self._hold)
+        self._err = Feed(self._hold) if spec.terminal is None else None
         self.stdout: OutputStream = self._out
         self.stderr: OutputStream | None = self._err
         self.status: ExitStatus | None = None
@@ -62,7 +61,7 @@ class MuxProcess(FarProcess):
         self._spec = spec
         self._control: Control | None = None
         self._input: PipeWriter | None = None
-        self._outputs: list[PipeReader] = []
+        self._outputs: list[tuple[Feed, PipeReader]] = []
         self._terminal: int | None = None  # the near end of a terminal that lends the far one its size
         self._announcement: Announcement | None = Announcement(link.nonce)
         self._opened: asyncio.Future[None] | None = None
@@ -79,7 +78,6 @@ class MuxProcess(FarProcess):
         self._at_line_start = True
         self._registration: Registration | None = None
         self._sent_signal = ""
-        self._drain_timer: asyncio.TimerHandle | None = None
         self._ending = False
         self._lost_output = False
         self._done = False
@@ -110,11 +108,14 @@ class MuxProcess(FarProcess):
         spec, self.slot = self._spec, slot
         line = command_line(spec.argv, nonce=self._link.nonce, cwd=spec.cwd, env=spec.env or None)
         message = new_session(0, line, term=None if spec.terminal is None else spec.terminal.term)
-        self._control = control = Control(self._replied, self._ended)
-        if not control.connect_now(self._link.path):
+        near = self._link.take_connection()
+        if near is None:
             return False
+        self._control = control = Control(self._replied, self._ended, self._link.watch)
+        control.adopt(near)
         try:
-            control.greet(message, self._pipes())
+            ends = self._open_pipes()
+            control.greet(message, ends, lent=[self._link.pipes.null, *ends[1:]])
         except BaseException:
             self._release_pipes()
             control.close()
@@ -128,24 +129,18 @@ class MuxProcess(FarProcess):
             self._opened = asyncio.get_running_loop().create_future()
             await self._opened
 
-    def _pipes(self) -> list[int]:
+    def _open_pipes(self) -> list[int]:
         """Open what the master is to read and write; returns its ends."""
+        pipes = self._link.pipes
         ends: list[int] = []
-        try:
-            ends.append(self._input_end())
-            for feed in (self._out, self._err):
-                if feed is None:
-                    ends.append(os.open(os.devnull, os.O_WRONLY))
-                    continue
-                near, far = os.pipe()
-                ends.append(far)
-                received = self._read_announcement if feed is self._out else feed.feed
-                self._outputs.append(PipeReader(near, received, self._check_finished))
-        except BaseException:
-            for end in ends:
-                os.close(end)
-            raise
-        return ends
+        for feed in (self._out, self._err):
+            if feed is None:
+                ends.append(pipes.null)
+                continue
+            pipe = pipes.take(self._read_announcement if feed is self._out else feed.feed, self._check_finished)
+            ends.append(pipe.far)
+            self._outputs.append((feed, pipe))
+        return [self._input_end(), *ends]
 
     def _input_end(self) -> int:
         if self._spec.terminal is not None:
@@ -154,7 +149,7 @@ class MuxProcess(FarProcess):
             self._input = PipeWriter(self._terminal, self._input_is_full, owns=False)
             return far
         if not self._spec.stdin:
-            return os.open(os.devnull, os.O_RDONLY)
+            return self._link.pipes.null
         far, near = os.pipe()
         self._input = PipeWriter(near, self._input_is_full)
         return far
@@ -202,11 +197,22 @@ class MuxProcess(FarProcess):
         self._closed.set()
         self.slot.release()
         self._link.forget(self)
-        self._tell_started()
-        if self.status is not None or not self._link.control.is_alive():
+        self._drain_pipes()
+        if self.status is not None and not self._outputs:
+            self._finish()
+        elif self.status is not None or not self._link.control.is_alive():
+            self._tell_started()
             self._check_finished()
         else:
+            self._tell_started()
             self._link.spawn(self._find_out(), "how a command ended")
+
+    def _drain_pipes(self) -> None:
+        """Read the last of the output: a master closes a session when it has written all."""
+        for output in list(self._outputs):
+            if output[1].drain():
+                self._outputs.remove(output)
+                self._link.pipes.give(output[1])
 
     async def _find_out(self) -> None:
         """Tell a killed command from a lost link."""
@@ -256,10 +262,11 @@ class MuxProcess(FarProcess):
 
     def _fail(self, error: Exception) -> None:
         self._refusal = error
-        self._tell_started()
-        self._tell_finished()
+        self._tell_waiters()
 
-    def _tell_finished(self) -> None:
+    def _tell_waiters(self) -> None:
+        if self._started is not None:
+            self._tell_started()
         for waiter in self._finished:
             if not waiter.done():
                 waiter.set_result(None)
@@ -268,16 +275,18 @@ class MuxProcess(FarProcess):
 
     def _exit(self, status: ExitStatus) -> None:
         self.status = status
-        self._forget()
-        self._release_writer()
-        self._drain_timer = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._stop_draining)
+        if self._registration is not None:
+            self._forget()
+        if self._can_write is not None:
+            self._release_writer()
+        self._link.draining.add(self._stop_draining)
 
     def _stop_draining(self) -> None:
         """Give up the output where the program has ended and another process still holds it open."""
         if self._done:
             return
         if any(feed is not None and feed.holding for feed in (self._out, self._err)):  # it is the reader who is slow
-            self._drain_timer = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._stop_draining)
+            self._link.draining.add(self._stop_draining)
             return
         self.output_held = True
         self._finish()
@@ -285,7 +294,7 @@ class MuxProcess(FarProcess):
 
     def _check_finished(self) -> None:
         """Finish once the session is closed and all of the output has come."""
-        if any(pipe.is_open for pipe in self._outputs) or self._done:
+        if self._done or any(pipe.is_open for _, pipe in self._outputs):
             return
         if self._closed.is_set() and (self.status is not None or not self._link.control.is_alive()):
             self._finish()
@@ -294,25 +303,27 @@ class MuxProcess(FarProcess):
         if self._done:
             return
         self._done = True
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-        self._forget()
-        self._release_writer()
-        whole = self.status is not None and (self.output_held or self._link.control.is_alive())
+        link = self._link
+        link.draining.remove(self._stop_draining)
+        if self._registration is not None:
+            self._forget()
+        if self._can_write is not None:
+            self._release_writer()
+        whole = self.status is not None and (self.output_held or link.control.is_alive())
         error = None if whole else self.lost()
         self._lost_output = not whole
-        for feed in (self._out, self._err):
-            if feed is not None:
-                feed.end(error)
-        self._tell_started()
-        self._tell_finished()
+        self._out.end(error)
+        if self._err is not None:
+            self._err.end(error)
+        self._tell_waiters()
         self._release_pipes()
 
     def _release_pipes(self) -> None:
-        for pipe in (*self._outputs, self._input):
-            if pipe is not None:
-                pipe.close()
+        for _, pipe in self._outputs:
+            pipe.close()
         self._outputs.clear()
+        if self._input is not None:
+            self._input.close()
         near, self._terminal = self._terminal, None
         if near is not None:
             os.close(near)
@@ -334,13 +345,9 @@ class MuxProcess(FarProcess):
 
     # flow
 
-    def _hold_out(self, held: bool) -> None:  # noqa: FBT001  # a Feed's callback
-        if self._outputs:
-            self._outputs[0].hold(held=held)
-
-    def _hold_err(self, held: bool) -> None:  # noqa: FBT001
-        if len(self._outputs) > 1:
-            self._outputs[1].hold(held=held)
+    def _hold(self, _: bool) -> None:  # noqa: FBT001  # a Feed's callback
+        for feed, pipe in self._outputs:
+            pipe.hold(held=feed.holding)
 
     def _input_is_full(self, full: bool) -> None:  # noqa: FBT001
         self._write_held = full
@@ -401,7 +408,7 @@ class MuxProcess(FarProcess):
     def _check_announced(self) -> None:
         """Raise where the session has ended and our line never ran: a forced command, or a login without a shell."""
         host = self._link.host
-        if self._ending and self._link.closing:
+        if self._ending and self._link.parting:
             raise ClosedError(f"{host}: the machine was closed while {self.args[0]} ran", host=host)
         if self.status is None or self._announcement is None or self._lost_output:
             return  # of a link that was cut, the announcement may be what is missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -13,7 +14,7 @@ from aioremote.types import Address, Reconnect
 if TYPE_CHECKING:
     from aioremote.protocols import PasswordProvider
 
-__all__ = ["OpenSshSettings", "check_control_path", "host_key_options", "master_options"]
+__all__ = ["OpenSshSettings", "check_control_path", "host_key_options", "master_options", "plain_options"]
 
 MAX_CONTROL_PATH = 90  # sun_path less what a master adds while it makes the socket: 108 - 1 - 17
 _MAX_SOCKET_PATH = 107
@@ -123,6 +124,33 @@ def master_options(settings: OpenSshSettings, address: Address, directory: str) 
 
     What stands here goes before the user's ssh_config, as OpenSSH takes the first value that it meets.
     """
+    own = [
+        "ControlMaster=yes",
+        "ControlPersist=no",
+        "ClearAllForwardings=yes",
+        "PermitLocalCommand=yes",
+        "LocalCommand=echo up",
+        "LogLevel=INFO",
+    ]
+    arguments = ["-M", "-N", "-T", "-x", "-S", _escaped(f"{directory}/m")]
+    return [*arguments, *_arguments(own, settings, address, directory)]
+
+
+def plain_options(settings: OpenSshSettings, address: Address, directory: str, flags: Sequence[str]) -> list[str]:
+    """Return the arguments of an ssh(1) for one program, which notes in `directory`/log what it does."""
+    own = [
+        "ControlMaster=no",
+        "ControlPath=none",
+        "PermitLocalCommand=no",
+        "ExitOnForwardFailure=yes",
+    ]
+    if "-W" not in flags:
+        own.append("ClearAllForwardings=yes")
+    return [*flags, "-x", "-E", f"{directory}/log", *_arguments(own, settings, address, directory)]
+
+
+def _arguments(own: list[str], settings: OpenSshSettings, address: Address, directory: str) -> list[str]:
+    """Return what every ssh is asked, beside `own` options, and whom it is to reach."""
     asks = settings.password is not None or settings.passphrase is not None
     options = [
         *host_key_options(settings.host_keys, directory),
@@ -132,22 +160,17 @@ def master_options(settings: OpenSshSettings, address: Address, directory: str) 
         f"ServerAliveInterval={max(1, round(settings.keepalive))}",
         f"ServerAliveCountMax={settings.keepalive_count}",
         f"ForwardAgent={'yes' if settings.agent_forwarding else 'no'}",
-        "ClearAllForwardings=yes",
-        "ControlMaster=yes",
-        "ControlPersist=no",
         "ForkAfterAuthentication=no",
-        "PermitLocalCommand=yes",
-        "LocalCommand=echo up",
-        "LogLevel=INFO",
         "UpdateHostKeys=no",
         "StreamLocalBindUnlink=no",
         "ForwardX11=no",
         "Tunnel=no",
         "EscapeChar=none",
+        *own,
     ]
     if settings.keyfiles:
         options += ["IdentitiesOnly=yes", "IdentityAgent=none"]
-    arguments = ["-M", "-N", "-T", "-x", "-S", _escaped(f"{directory}/m")]
+    arguments: list[str] = []
     for option in options:
         arguments += ["-o", option]
     for name in settings.keyfiles:

@@ -253,6 +253,10 @@ class Link(GuardHome):
             await other.aclose()
         return True
 
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self.connection.abort()
+
     async def aclose(self) -> None:
         """End every process, then the connection; within `CLOSE_SECONDS`, whatever answers."""
         self.closing = True
