@@ -173,7 +173,9 @@ class _Session(Worker):
             raise _Left
         return kind, sections
 
-    def _leave(self) -> "None":
+    def _leave(self, status: "int" = 0) -> "None":
+        if os.getpid() != self._pid:  # a child that the function has forked
+            super()._leave(status)
         raise _Left
 
 
