@@ -33,7 +33,11 @@ __all__ = [
     "SessionTransport",
     "Starter",
     "Transport",
+    "Unless",
 ]
+
+Unless = Callable[[bytes], Awaitable[bool]]
+"""Asked with a digest; see `FileSystem.list_tree`."""
 
 
 class OutputStream(Protocol):
@@ -243,8 +247,11 @@ class FileSystem(Protocol):
         """Remove a directory with all that is in it, never following links out of it."""
         ...
 
-    def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+    def list_tree(self, root: bytes, *, unless: Unless | None = None) -> AsyncGenerator[Sequence[Listed]]:
         """Yield all that is below a directory, in batches; a directory comes before what is in it.
+
+        `unless` may be asked first, with the tree's digest (`outpost.far.tree_lister.TreeDigest`): where it returns
+        True nothing is yielded.
 
         One round trip, or as few as the engine can. `root` itself may be a link, no other is followed. A directory that
         cannot be listed comes again, with its error. Names are as the far side tells them. Close it where left early.

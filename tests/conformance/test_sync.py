@@ -11,6 +11,7 @@ from tests.conformance.test_transfers import tree
 
 from aioremote import FileStat, LocalMachine, Machine, RemotePath, UnsafePathError
 from aioremote._core.pieces import Listed
+from aioremote.protocols import Unless
 from aioremote.transports.local_files import LocalFiles
 
 
@@ -124,8 +125,8 @@ class Lying(LocalFiles):
         super().__init__()
         self.name = name
 
-    async def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
-        async for batch in super().list_tree(root):
+    async def list_tree(self, root: bytes, *, unless: Unless | None = None) -> AsyncGenerator[Sequence[Listed]]:
+        async for batch in super().list_tree(root, unless=unless):
             yield batch
         yield [Listed(self.name, FileStat(st_mode=0o100644, st_size=1))]
 

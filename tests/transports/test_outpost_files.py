@@ -24,7 +24,7 @@ from aioremote.outpost.far import tree_writer
 from aioremote.outpost.far.file_frames import Records, record
 from aioremote.testing.checks import cancel_everywhere, until
 from aioremote.testing.proxy import TcpProxy
-from aioremote.testing.sshd import Sshd
+from aioremote.testing.sshd import Sshd, TestUser
 from aioremote.transports.linked import LinkedTransport
 from aioremote.transports.local import LocalTransport
 from aioremote.types import FileStat
@@ -335,3 +335,58 @@ def test_records_are_the_same_however_the_stream_is_cut(bodies: list[bytes], dat
 def test_a_record_of_a_wrong_size_is_refused(bad: bytes) -> None:
     with pytest.raises(ValueError, match="a record of"):
         Records().feed(bad)
+
+
+@pytest.mark.parametrize("version", [FLOOR[0], FLOOR[-1]])
+async def test_a_tree_that_is_the_same_is_not_listed(version: str, small_tree: Path, tmp_path: Path) -> None:
+    """A sync of what has not changed compares one digest; of what has, the same round trip brings the listing."""
+    asked: list[bytes] = []
+
+    async def note(digest: bytes) -> bool:
+        asked.append(digest)
+        return len(asked) == 1
+
+    async with linked(python=pythons((version,))[version]) as machine:
+        copy = tmp_path / "copy"
+        (small_tree / "link").symlink_to("d0")
+        assert (await machine.sync(small_tree, machine.path(copy))).sent
+        files = await machine.transport.open_files()
+        found = [[e.path async for b in files.list_tree(os.fsencode(copy), unless=note) for e in b] for _ in range(2)]
+        assert found[0] == []
+        assert len(found[1]) == 40 + 3 + 1
+        assert asked[0] == asked[1]
+        assert (await machine.sync(small_tree, machine.path(copy))).unchanged == 41
+        for change in ("content", "time", "link", "name"):
+            at = small_tree / "d0" / "3"
+            if change == "content":
+                at.write_bytes(b"x" * 300)
+            elif change == "time":
+                os.utime(at, ns=(1, 10**18 + 1))
+            elif change == "link":
+                (small_tree / "link").unlink()
+                (small_tree / "link").symlink_to("d1")
+            else:
+                at.rename(small_tree / "d0" / "other")
+            report = await machine.sync(small_tree, machine.path(copy), delete=True)
+            assert len(report.sent) == 1, change
+        assert {p.relative_to(copy) for p in copy.rglob("*")} == {
+            p.relative_to(small_tree) for p in small_tree.rglob("*")
+        }
+
+
+async def test_a_tree_that_cannot_be_listed_whole_is_not_told_by_a_digest(
+    small_tree: Path, aioremote_sshd: Sshd, aioremote_user: TestUser
+) -> None:
+    async def never(digest: bytes) -> bool:
+        raise AssertionError(digest)
+
+    small_tree.chmod(0o755)
+    (small_tree / "d1").chmod(0)
+    async with to(aioremote_sshd, user=aioremote_user.name, outpost="always") as machine:
+        for folder in small_tree.parents:
+            if os.stat(folder).st_uid == os.getuid() and folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+                folder.chmod(folder.stat().st_mode | 0o011)
+        files = await machine.transport.open_files()
+        entries = [e async for b in files.list_tree(os.fsencode(small_tree), unless=never) for e in b]
+    assert [entry.path for entry in entries if entry.error is not None] == [b"d1"]
+    (small_tree / "d1").chmod(0o755)

@@ -241,7 +241,7 @@ def sync_command(**params: Any) -> int:
     """
     from aioremote.files.sync import sync
 
-    how = {name: params[name] for name in ("delete", "checksum", "dry_run", "exclude")}
+    how = {name: params[name] for name in ("delete", "checksum", "delta", "dry_run", "exclude")}
     return _copy(params, partial(sync, **how))
 
 

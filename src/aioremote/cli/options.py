@@ -172,6 +172,9 @@ COPY_OPTIONS: tuple[Callable[[Any], Any], ...] = (
 SYNC_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--delete", is_flag=True, help="Remove from DST what SRC has not."),
     click.option("--checksum", is_flag=True, help="Compare files of equal size by content, whatever their times."),
+    click.option(
+        "--whole-file", "delta", flag_value=False, default=True, help="Send changed files whole, not only what differs."
+    ),
     click.option("-n", "--dry-run", is_flag=True, help="Change nothing, list what would be deleted and sent."),
     click.option(
         "--exclude",

@@ -205,6 +205,7 @@ class Door:
     def __init__(self, rooms: Rooms, scope: str) -> None:
         self._rooms = rooms
         self._scope = scope
+        self.far: socket.socket
         self._near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._near.setblocking(False)
         self.far.setblocking(False)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from aioremote._core.pieces import TEMP_MARK, check_names, unsafe_path
 from aioremote.errors import FileMissing
+from aioremote.outpost.far.tree_lister import TreeDigest
 
 if TYPE_CHECKING:
     from aioremote._core.pieces import Listed
     from aioremote.files.transfer import End
+    from aioremote.protocols import Unless
     from aioremote.types import FileStat
 
 __all__ = ["Excluded", "Listing", "excluder", "list_tree"]
@@ -38,6 +40,12 @@ class Listing:
     targets: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     guarded: set[bytes] = field(default_factory=set[bytes])
     exists: bool = True
+
+    def digest(self) -> bytes:
+        """Return the digest of what a sync compares, as `FileSystem.list_tree` tells it of the other end."""
+        digest = TreeDigest()
+        digest.add((path, stat, self.targets.get(path, b"")) for path, stat in self.entries.items())
+        return digest.value()
 
     def guard(self, path: bytes) -> None:
         """Note that something at this path is not to be touched."""
@@ -73,8 +81,8 @@ def _is_temporary(path: bytes, is_dir: bool) -> bool:  # noqa: FBT001  # as `Exc
     return TEMP_MARK in path and path.endswith(b".part") and path.rpartition(b"/")[2].startswith(TEMP_MARK)
 
 
-async def list_tree(end: End, excluded: Excluded) -> Listing:
-    """Return what is in a tree; nothing where there is no tree.
+async def list_tree(end: End, excluded: Excluded, *, unless: Unless | None = None) -> Listing:
+    """Return what is in a tree; nothing where there is no tree, or where `unless` says so (see `FileSystem.list_tree`).
 
     Raises:
         UnsafePathError: names that no directory can hold.
@@ -83,7 +91,7 @@ async def list_tree(end: End, excluded: Excluded) -> Listing:
     listing = Listing()
     judge = _Judge(end.host, excluded, listing)
     try:
-        async with aclosing(end.files.list_tree(end.path)) as batches:
+        async with aclosing(end.files.list_tree(end.path, unless=unless)) as batches:
             async for batch in batches:
                 for folder, entries in groupby(batch, _folder):
                     judge.take(folder, list(entries))

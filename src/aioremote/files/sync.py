@@ -10,7 +10,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ __all__ = ["sync"]
 
 _SMALL_BYTES = 32 * 1024  # files up to this size are read several at a time
 _AT_ONCE = 128
+_TURN_ENTRIES = 1000  # compared in one turn of the loop
 
 
 @dataclass(slots=True)
@@ -107,20 +108,32 @@ async def sync(
 
 async def _list_both(source: End, target: End, excluded: Excluded) -> tuple[Listing, Listing]:
     """Return what is at both ends; the source has to be there."""
+    near, far = (source, target) if source.is_near else (target, source)
+    is_same = False
+
+    async def as_here(digest: bytes) -> bool:
+        nonlocal is_same
+        ours = await here
+        is_same = ours.exists and digest == await asyncio.to_thread(ours.digest)
+        return is_same
+
     try:
         async with asyncio.TaskGroup() as group:
-            both = [group.create_task(list_tree(end, excluded)) for end in (source, target)]
+            here = group.create_task(list_tree(near, excluded))
+            there = group.create_task(list_tree(far, excluded, unless=as_here))
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None  # the first of them, as one end alone would raise it
-    if not both[0].result().exists:
+    ours, theirs = here.result(), here.result() if is_same else there.result()
+    listings = (ours, theirs) if near is source else (theirs, ours)
+    if not listings[0].exists:
         raise file_error(errno.ENOENT, os.fsdecode(source.path), host=source.host)
-    return both[0].result(), both[1].result()
+    return listings
 
 
 async def _plan(source: End, target: End, here: Listing, there: Listing, tally: Tally, *, checksum: bool) -> _Plan:
     plan = _Plan(extra=[path for path in there.entries if path not in here.entries])
     same = await _same_files(source, target, here, there, checksum=checksum)
-    for path, stat in here.entries.items():
+    async for path, stat in _in_turns(here.entries):
         why = kind_of_special(stat)
         if why is not None:
             tally.skip(path, why)
@@ -154,7 +167,7 @@ async def _plan(source: End, target: End, here: Listing, there: Listing, tally: 
 async def _same_files(source: End, target: End, here: Listing, there: Listing, *, checksum: bool) -> set[bytes]:
     """Return the files that are as they should be: by size and time, or by what both ends hash."""
     alike: dict[bytes, int] = {}
-    for path, stat in here.entries.items():
+    async for path, stat in _in_turns(here.entries):
         existing = there.entries.get(path)
         if existing is None or not stat.is_file() or not existing.is_file() or stat.st_size != existing.st_size:
             continue
@@ -166,6 +179,14 @@ async def _same_files(source: End, target: End, here: Listing, there: Listing, *
         both = [group.create_task(digests_of(end, alike)) for end in (source, target)]
     ours, theirs = both[0].result(), both[1].result()
     return {path for path in alike if ours[path] == theirs[path]}
+
+
+async def _in_turns(entries: Mapping[bytes, FileStat]) -> AsyncGenerator[tuple[bytes, FileStat]]:
+    """Yield path and stat of each; a big tree does not hold the event loop up."""
+    for number, item in enumerate(entries.items(), 1):
+        yield item
+        if number % _TURN_ENTRIES == 0:
+            await asyncio.sleep(0)
 
 
 def _same_time(one: int, other: int) -> bool:

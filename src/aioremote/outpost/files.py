@@ -37,7 +37,7 @@ from aioremote.outpost.far.file_frames import (
     record,
 )
 from aioremote.outpost.file_calls import FileCalls, file_order, named_error, nonsense, told_error
-from aioremote.protocols import DeltaFiles, FarFile, FileSystem
+from aioremote.protocols import DeltaFiles, FarFile, FileSystem, Unless
 from aioremote.types import FileEntry, FileStat
 
 if TYPE_CHECKING:
@@ -146,11 +146,17 @@ class OutpostFiles(FileSystem):
                 await bounded_cleanup(stream.drain(), _CLEANUP_SECONDS)
                 raise
 
-    async def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
-        async with await self._stream(file_order("list", root), window=TREE_WINDOW) as stream:
+    async def list_tree(self, root: bytes, *, unless: Unless | None = None) -> AsyncGenerator[Sequence[Listed]]:
+        order = file_order("list", root, digest=unless is not None)
+        async with await self._stream(order, window=TREE_WINDOW) as stream:
             over = False
             while not over:
-                listed, over = _listed(await stream.records(), root, stream.host)
+                bodies = await stream.records()
+                if unless is not None and bodies and bodies[0][:1] == DIGESTS:
+                    if await unless(bodies.pop(0)[1:]):
+                        return
+                    await stream.send(record(FINISH))
+                listed, over = _listed(bodies, root, stream.host)
                 if listed:
                     yield listed
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aioremote.outpost.far.tree_lister import file_digest
-from aioremote.protocols import DeltaFiles, FarFile, FileSystem
+from aioremote.protocols import DeltaFiles, FarFile, FileSystem, Unless
 from aioremote.transports.local_calls import in_thread, named, read_fully, stat_of, write_fully
 from aioremote.transports.local_deltas import LocalDeltas
 from aioremote.transports.local_trees import list_local_tree, read_local_tree, write_local_tree
@@ -93,7 +93,7 @@ class LocalFiles(FileSystem):
     async def remove_tree(self, path: bytes) -> None:
         await named(path, _remove_tree, path)
 
-    def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+    def list_tree(self, root: bytes, *, unless: Unless | None = None) -> AsyncGenerator[Sequence[Listed]]:
         return list_local_tree(root)
 
     async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from aioremote.errors import UnsupportedError
-from aioremote.protocols import FarFile, FileSystem
+from aioremote.protocols import FarFile, FileSystem, Unless
 from aioremote.transports.shell_calls import operand, run_program, said_error
 from aioremote.transports.shell_stat import LOOK, SCAN, parse_listing, parse_stat
 from aioremote.transports.shell_trees import DIGESTS, LIST, is_odd, parse_digests, parse_tree
@@ -182,7 +182,7 @@ class ShellFiles(FileSystem):
     async def realpath(self, path: bytes) -> bytes:
         return await self._do(_REALPATH, path)
 
-    async def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+    async def list_tree(self, root: bytes, *, unless: Unless | None = None) -> AsyncGenerator[Sequence[Listed]]:
         yield list(parse_tree(await self._do(LIST, root), root, self._host))
 
     async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from aioremote.protocols import DeltaFiles, FarFile, FileSystem
+from aioremote.protocols import DeltaFiles, FarFile, FileSystem, Unless
 
 if TYPE_CHECKING:
     from aioremote._core.pieces import Listed, Piece, Tally, TreeOptions
@@ -97,9 +97,9 @@ class UpgradingFiles(FileSystem):
     async def remove_tree(self, path: bytes) -> None:
         await (await self._now()).remove_tree(path)
 
-    async def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+    async def list_tree(self, root: bytes, *, unless: Unless | None = None) -> AsyncGenerator[Sequence[Listed]]:
         files = await self._now(is_tree=True)
-        async with aclosing(files.list_tree(root)) as batches:
+        async with aclosing(files.list_tree(root, unless=unless)) as batches:
             async for batch in batches:
                 yield batch
 

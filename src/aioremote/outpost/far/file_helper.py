@@ -4,6 +4,7 @@ It ends with its socket; what writes a tree removes then what is not whole.
 """
 
 import errno
+import itertools
 import os
 import pickle
 import shutil
@@ -33,7 +34,7 @@ from .file_frames import (
 )
 from .patching import Differ, Patcher, Strayed, tell_sums
 from .supervisor import stand_apart
-from .tree_lister import file_digest, list_tree
+from .tree_lister import TreeDigest, file_digest, list_tree
 from .tree_reader import Changed, TreeReader
 from .tree_writer import Failed, Mismatch, Options, TreeWriter
 
@@ -47,6 +48,7 @@ __all__ = ["become_helper"]
 
 READ_BYTES = 1048576
 DIGEST_BYTES = 32
+HELD_ENTRIES = 100000  # of a listing, until the near end has judged its digest
 
 
 def become_helper(sock: "socket.socket", order: "bytes") -> "NoReturn":
@@ -117,7 +119,22 @@ def _skipped(reader: "TreeReader") -> "list[bytes]":
 
 
 def _list(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
-    for found, failed in list_tree(path):
+    batches = list_tree(path)
+    if options.get("digest"):  # the near end asks for more where its own is another
+        held: "list[tuple[list[tuple[bytes, os.stat_result, bytes]], list[tuple[bytes, OSError]]]]" = []
+        count, digest = 0, TreeDigest()
+        for found, failed in batches:
+            held.append((found, failed))
+            count += len(found)
+            if failed or count > HELD_ENTRIES:
+                break
+            digest.add(found)
+        else:
+            sock.sendall(record(DIGESTS, digest.value()))
+            if not sock.recv(READ_BYTES):
+                return
+        batches = itertools.chain(held, batches)
+    for found, failed in batches:
         told = [pack_piece(name, stat, target=target) for name, stat, target in found]
         for name, error in failed:
             told.append(record(UNREAD, errno.errorcode.get(error.errno or 0, "EIO").encode("ascii"), b"\0", name))

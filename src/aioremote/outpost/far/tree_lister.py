@@ -10,11 +10,12 @@ from .tree_reader import below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from typing import Any
 
     _Found = tuple[bytes, os.stat_result, bytes]
 
-__all__ = ["BATCH_ENTRIES", "file_digest", "list_tree", "open_digest"]
+__all__ = ["BATCH_ENTRIES", "TreeDigest", "file_digest", "list_tree", "open_digest"]
 
 BATCH_ENTRIES = 1000
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -64,6 +65,27 @@ def _entries(place: "bytes", folder: "bytes", folders: "deque[bytes]") -> "list[
 
 def _name(entry: "os.DirEntry[bytes]") -> "bytes":
     return entry.name
+
+
+class TreeDigest(object):
+    """Hashes what a sync compares: kinds, links, sizes and times of files, by path, in the order of `list_tree`."""
+
+    def __init__(self) -> "None":
+        self._sha256 = hashlib.sha256()
+
+    def add(self, found: "Iterable[tuple[bytes, Any, bytes]]") -> "None":
+        """Take path, stat and link text of more entries."""
+        lines: "list[bytes]" = []
+        for path, told, target in found:
+            kind = stat.S_IFMT(told.st_mode)
+            size, time = (told.st_size, told.st_mtime_ns) if kind == stat.S_IFREG else (0, 0)
+            lines.append(b"%d %d %d %d %d " % (kind, size, time, len(path), len(target)))
+            lines += (path, target)
+        self._sha256.update(b"".join(lines))
+
+    def value(self) -> "bytes":
+        """Return the digest: 32 bytes."""
+        return self._sha256.digest()
 
 
 def file_digest(path: "bytes") -> "bytes | None":

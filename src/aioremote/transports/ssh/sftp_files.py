@@ -12,7 +12,7 @@ import asyncssh
 from asyncssh.constants import FXF_APPEND, FXF_CREAT, FXF_EXCL, FXF_READ, FXF_TRUNC, FXF_WRITE
 
 from aioremote.errors import UnsupportedError
-from aioremote.protocols import FarFile, FileSystem
+from aioremote.protocols import FarFile, FileSystem, Unless
 from aioremote.transports.scanning import list_by_scans
 from aioremote.transports.shell_files import ShellFiles
 from aioremote.transports.ssh.sftp import Handle
@@ -158,7 +158,7 @@ class SftpFiles(FileSystem):
         # SFTP has no way to keep a link that appears meanwhile from being followed; rm has.
         await ShellFiles(self._transport, self._transport.host).remove_tree(path)
 
-    def list_tree(self, root: bytes) -> AsyncGenerator[Sequence[Listed]]:
+    def list_tree(self, root: bytes, *, unless: Unless | None = None) -> AsyncGenerator[Sequence[Listed]]:
         return list_by_scans(self, root, self._transport.host)
 
     async def digests(self, paths: Sequence[bytes]) -> Sequence[bytes | None]:
