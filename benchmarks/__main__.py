@@ -109,4 +109,5 @@ def _nothing(text: str) -> None:
     pass
 
 
-sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

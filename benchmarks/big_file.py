@@ -27,12 +27,8 @@ WAYS = ("up", "down")
 
 def aioremote(site: Site, source: str, down: bool, engine: str) -> Measured:
     """Upload or download it."""
-    from aioremote import HostKeys, SshMachine
 
-    keys = HostKeys.strict(site.known_hosts)
-    machine = SshMachine(
-        site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
-    )
+    machine = site.machine()
 
     async def work() -> Measured:
         with tempfile.TemporaryDirectory(dir=PLACE) as folder:

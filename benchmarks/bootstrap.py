@@ -31,15 +31,11 @@ def outpost(site: Site, repeats: int) -> Measured:
     """Let all take turns in one process, so that each meets the same server and the same neighbours."""
     import asyncssh as peer
 
-    from aioremote import HostKeys, SshMachine
     from aioremote._core.deadline import Deadline
     from aioremote.outpost.launch import Launched, launch
 
     async def work() -> Measured:
-        keys = HostKeys.strict(site.known_hosts)
-        machine = SshMachine(
-            site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
-        )
+        machine = site.machine()
         options = peer.SSHClientConnectionOptions(
             username=site.user,
             client_keys=[peer.read_private_key(site.keyfile)],

@@ -99,17 +99,9 @@ def rpyc(site: Site, calls: int, blocks: int) -> Measured:
 
 def ours(site: Site, calls: int, blocks: int) -> Measured:
     """Call with `Machine.python`: the function travels as source, and each call runs in a worker process."""
-    from aioremote import HostKeys, SshMachine
 
     def made() -> Machine:
-        return SshMachine(
-            site.hosts[0],
-            port=site.port,
-            user=site.user,
-            keyfile=site.keyfile,
-            host_keys=HostKeys.strict(site.known_hosts),
-            config=None,
-        )
+        return site.machine()
 
     return asyncio.run(play_machine(made, calls, blocks))
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks._answers import Answer, Figure, Run, Verdict, figures_of
+from benchmarks._copying import ssh_words
 from benchmarks._measure import Entry, Measured, Site, compete
 from benchmarks._server import servers
 
@@ -90,13 +91,10 @@ async def _measured(
 
 def aioremote_sync(site: Site, folder: str, down: bool, relayed: bool = False) -> Measured:
     """Connect, bring the outpost up, and sync."""
-    from aioremote import HostKeys, SshMachine
+    from aioremote import SshMachine
 
     def machine(used: Site) -> SshMachine:
-        keys = HostKeys.strict(used.known_hosts)
-        return SshMachine(
-            used.hosts[0], port=used.port, user=used.user, keyfile=used.keyfile, host_keys=keys, config=None
-        )
+        return used.machine()
 
     async def sync(used: Site, new: Path, target: Path) -> None:
         async with machine(used) as m:
@@ -117,10 +115,9 @@ def rsync(site: Site, folder: str, down: bool, relayed: bool = False) -> Measure
     """Run it with the options that keep what sync keeps."""
 
     async def work(used: Site, new: Path, target: Path) -> None:
-        ssh = f"ssh -F none -p {used.port} -i {used.keyfile} -o UserKnownHostsFile={used.known_hosts}"
         far = f"{used.user}@{used.hosts[0]}:"
         ends = (f"{far}{new}/", f"{target}/") if down else (f"{new}/", f"{far}{target}/")
-        process = await asyncio.create_subprocess_exec("rsync", "-rlpt", "-e", ssh, *ends)
+        process = await asyncio.create_subprocess_exec("rsync", "-rlpt", "-e", " ".join(ssh_words(used)), *ends)
         assert await process.wait() == 0
 
     return asyncio.run(_measured(site, folder, work, relayed=relayed))

@@ -25,7 +25,7 @@ def _measured(used: Used, count: int, stall: Stall) -> Measured:
 
 def ours(site: Site, count: int) -> Measured:
     """Iterate over `Machine.lines`, one line at a time."""
-    from aioremote import HostKeys, SshMachine
+    from aioremote import SshMachine
 
     async def read(machine: SshMachine, count: int) -> None:
         got = 0
@@ -35,10 +35,7 @@ def ours(site: Site, count: int) -> Measured:
         assert got == count
 
     async def work() -> Measured:
-        keys = HostKeys.strict(site.known_hosts)
-        machine = SshMachine(
-            site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
-        )
+        machine = site.machine()
         async with machine:
             await read(machine, WARM)
             async with ticking() as stall:

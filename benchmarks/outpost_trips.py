@@ -41,23 +41,14 @@ def _absolute(value: int) -> int:
 
 def ours(site: Site) -> Measured:
     """Launch outposts over one connection; then run on a machine that has one."""
-    from aioremote import HostKeys, SshMachine
+    from aioremote import SshMachine
     from aioremote._core.deadline import Deadline
     from aioremote.outpost.launch import Launched, launch
 
     async def work() -> Measured:
-        keys = HostKeys.strict(site.known_hosts)
 
         def machine(outpost: str) -> SshMachine:
-            return SshMachine(
-                site.hosts[0],
-                port=site.port,
-                user=site.user,
-                keyfile=site.keyfile,
-                host_keys=keys,
-                config=None,
-                outpost=outpost,  # type: ignore[arg-type]
-            )
+            return site.machine(outpost=outpost)
 
         launched: list[Launched] = []
         async with machine("never") as plain:

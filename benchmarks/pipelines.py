@@ -29,17 +29,11 @@ def _measured(used: Used) -> Measured:
 
 def ours(site: Site, warm: bool) -> Measured:
     """Run the pipeline; connecting counts unless `warm`. Each stage's standard error is told apart."""
-    from aioremote import HostKeys, SshMachine
 
     async def work() -> Measured:
-        keys = HostKeys.strict(site.known_hosts)
-        far = SshMachine(
-            site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
-        )
+        far = site.machine()
         one, two, three = (far["sh"]["-c", stage] for stage in STAGES)
-        async with SshMachine(
-            site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
-        ) as first:  # pays for the imports
+        async with site.machine() as first:  # pays for the imports
             await first["true"]()
         if warm:
             await (one | two).run()

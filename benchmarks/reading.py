@@ -34,7 +34,7 @@ def _command(size: int) -> tuple[str, ...]:
 
 def ours(site: Site, size: int) -> Measured:
     """Read a started process's stdout as it comes."""
-    from aioremote import HostKeys, SshMachine
+    from aioremote import SshMachine
 
     async def read(machine: SshMachine, size: int) -> None:
         got = 0
@@ -45,10 +45,7 @@ def ours(site: Site, size: int) -> Measured:
         assert got == size
 
     async def work() -> Measured:
-        keys = HostKeys.strict(site.known_hosts)
-        machine = SshMachine(
-            site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
-        )
+        machine = site.machine()
         async with machine:
             await read(machine, WARM)
             before = resident_bytes()

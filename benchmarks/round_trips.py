@@ -44,21 +44,12 @@ async def _ignore(work: Awaitable[object]) -> None:
 
 def ours(site: Site, max_sessions: int | None) -> Measured:
     """Connect twice, since the first one loads what it needs; then run."""
-    from aioremote import HostKeys, SshMachine
+    from aioremote import SshMachine
 
     async def work() -> Measured:
-        keys = HostKeys.strict(site.known_hosts)
 
         def machine() -> SshMachine:
-            return SshMachine(
-                site.hosts[0],
-                port=site.port,
-                user=site.user,
-                keyfile=site.keyfile,
-                host_keys=keys,
-                config=None,
-                max_sessions=max_sessions,
-            )
+            return site.machine(max_sessions=max_sessions)
 
         async with machine():
             pass

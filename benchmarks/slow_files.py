@@ -27,12 +27,8 @@ SIZES = (1024, 16 * 1024)
 
 def aioremote(site: Site, source: str, files: int, down: bool, how: str) -> Measured:
     """Copy the tree, or sync it to an empty directory; or copy it where an outpost is to be brought up first."""
-    from aioremote import HostKeys, SshMachine
 
-    keys = HostKeys.strict(site.known_hosts)
-    machine = SshMachine(
-        site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
-    )
+    machine = site.machine()
 
     async def work() -> Measured:
         with tempfile.TemporaryDirectory(dir=PLACE) as folder:

@@ -7,7 +7,6 @@ beside its target first, against asyncssh's own SFTP, scp, rsync and tar through
 from __future__ import annotations
 
 import asyncio
-import random
 import shutil
 import subprocess
 import tempfile
@@ -17,36 +16,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks._answers import Answer, Figure, Run, Verdict, figures_of
+from benchmarks._copying import PLACE, count, plant, ssh_words
 from benchmarks._measure import Entry, Measured, Site, compete
 from benchmarks._meters import ticking
 from benchmarks._server import servers
 
 __all__ = ["aioremote_down", "aioremote_up", "asyncssh_down", "asyncssh_up", "program", "run"]
 
-FOLDERS = 50
-PLACE = "/dev/shm"  # where no disk decides
 SIZES = (1024, 16 * 1024)
 
 
-def _plant(root: Path, files: int) -> None:
-    chance = random.Random(5)
-    for number in range(files):
-        path = root / f"d{number % FOLDERS}" / f"f{number}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(chance.randbytes(chance.randint(*SIZES)))
-
-
-def _count(root: str) -> int:
-    return sum(path.is_file() for path in Path(root).rglob("*"))
-
-
 def _aioremote(site: Site, source: str, *, down: bool) -> Measured:
-    from aioremote import HostKeys, SshMachine
 
-    keys = HostKeys.strict(site.known_hosts)
-    machine = SshMachine(
-        site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
-    )
+    machine = site.machine()
 
     async def work() -> Measured:
         with tempfile.TemporaryDirectory(dir=PLACE) as folder:
@@ -54,7 +36,7 @@ def _aioremote(site: Site, source: str, *, down: bool) -> Measured:
                 began = time.perf_counter()
                 report = await (machine.download if down else machine.upload)(source, f"{folder}/tree")
                 elapsed = time.perf_counter() - began
-            assert _count(folder) == report.files
+            assert count(folder) == report.files
         return {"files_per_s": report.files / elapsed, **stall.as_ms()}
 
     return asyncio.run(work())
@@ -87,7 +69,7 @@ def _asyncssh(site: Site, source: str, *, down: bool) -> Measured:
                 async with connection.start_sftp_client() as sftp:
                     await (sftp.get if down else sftp.put)(source, f"{folder}/tree", recurse=True)
                 elapsed = time.perf_counter() - began
-            return {"files_per_s": _count(folder) / elapsed}
+            return {"files_per_s": count(folder) / elapsed}
 
     return asyncio.run(work())
 
@@ -104,21 +86,15 @@ def asyncssh_down(site: Site, source: str) -> Measured:
 
 def program(site: Site, source: str, argv: Sequence[str], stdin: Sequence[str] = ()) -> Measured:
     """Run a program that copies; "{source}", "{target}", "{host}" and "{ssh}" in its arguments are filled in."""
-    ssh = [
-        "ssh",
-        "-F",
-        "none",
-        "-p",
-        str(site.port),
-        "-i",
-        site.keyfile,
-        "-o",
-        f"UserKnownHostsFile={site.known_hosts}",
-    ]
     with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         target = f"{folder}/tree"
         Path(target).mkdir()
-        names = {"source": source, "target": target, "host": f"{site.user}@{site.hosts[0]}", "ssh": " ".join(ssh)}
+        names = {
+            "source": source,
+            "target": target,
+            "host": f"{site.user}@{site.hosts[0]}",
+            "ssh": " ".join(ssh_words(site)),
+        }
 
         def filled(words: Sequence[str]) -> str:
             return " ".join(word.format(**names) for word in words)
@@ -127,7 +103,7 @@ def program(site: Site, source: str, argv: Sequence[str], stdin: Sequence[str] =
         began = time.perf_counter()
         subprocess.run(["/bin/sh", "-c", line], check=True)
         elapsed = time.perf_counter() - began
-        return {"files_per_s": _count(target) / elapsed}
+        return {"files_per_s": count(target) / elapsed}
 
 
 def _programs(site: Site, source: str, *, down: bool) -> list[Entry]:
@@ -154,7 +130,7 @@ def run(run: Run) -> Answer:
     verdicts: list[Verdict] = []
     raw: dict[str, list[Measured]] = {}
     with servers() as site, tempfile.TemporaryDirectory(dir=PLACE) as folder:
-        _plant(Path(folder), files)
+        plant(Path(folder), files, SIZES)
         for way, mine, theirs in (("up", aioremote_up, asyncssh_up), ("down", aioremote_down, asyncssh_down)):
             entries = [
                 Entry("aioremote", mine, site, {"source": folder}, note="each file in one step"),

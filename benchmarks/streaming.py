@@ -34,10 +34,9 @@ def _measured(used: Used, size: int, grown: int, stall: Stall) -> Measured:
 
 @asynccontextmanager
 async def _machines(site: Site) -> AsyncGenerator[tuple[Machine, Machine]]:
-    from aioremote import HostKeys, LocalMachine, SshMachine
+    from aioremote import LocalMachine
 
-    keys = HostKeys.strict(site.known_hosts)
-    far = SshMachine(site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None)
+    far = site.machine()
     async with LocalMachine() as near, far:
         yield near, far
 

@@ -25,14 +25,10 @@ SIZES = (1024, 16 * 1024)
 
 def aioremote(site: Site, source: str) -> Measured:
     """Sync to a copy that is the same, over an open connection and over a new one."""
-    from aioremote import HostKeys, SshMachine
-
-    keys = HostKeys.strict(site.known_hosts)
+    from aioremote import SshMachine
 
     def machine() -> SshMachine:
-        return SshMachine(
-            site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
-        )
+        return site.machine()
 
     async def work() -> Measured:
         with tempfile.TemporaryDirectory(dir=PLACE) as folder:

@@ -46,14 +46,11 @@ def nothing(site: Site, sizes: list[int]) -> Measured:
 
 def ours(site: Site, sizes: list[int], *, reverse: bool = False, link: bool = False) -> Measured:
     """`Machine.tunnel`, with `link` over an outpost's link, which is one session of the connection."""
-    from aioremote import HostKeys, Machine, SshMachine
+    from aioremote import Machine
     from aioremote.transports.linked import LinkedTransport
 
     async def work(port: int) -> Measured:
-        keys = HostKeys.strict(site.known_hosts)
-        login = SshMachine(
-            site.hosts[0], port=site.port, user=site.user, keyfile=site.keyfile, host_keys=keys, config=None
-        )
+        login = site.machine()
         machine = Machine(LinkedTransport(login.transport), host=login.host) if link else login
         async with machine:
             if reverse:

@@ -53,20 +53,9 @@ def ours(
     native: bool = False,
 ) -> Measured:
     """Run from many tasks at once on one machine; what the server allows is for it to find out."""
-    from aioremote import HostKeys, SshMachine
 
     async def work() -> Measured:
-        keys = HostKeys.strict(site.known_hosts)
-        machine = SshMachine(
-            site.hosts[0],
-            port=site.port,
-            user=site.user,
-            keyfile=site.keyfile,
-            host_keys=keys,
-            config=None,
-            outpost=outpost,
-            native=native,
-        )
+        machine = site.machine(outpost=outpost, native=native)
 
         async def one() -> None:
             await machine.run("/bin/true")

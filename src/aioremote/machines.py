@@ -1,4 +1,7 @@
-"""The kinds of machines: constructors only. What a machine does is in `aioremote.machine`."""
+"""The kinds of machines: constructors only. What a machine does is in `aioremote.machine`.
+
+Long by keywords and docstrings, which are the contract of each kind and are read beside each other.
+"""
 
 from __future__ import annotations
 

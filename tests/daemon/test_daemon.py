@@ -9,16 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.daemon.served import serving, to
 
 from aioremote import BusyError, ConnectError, ConnectionLost, DaemonMachine
-from aioremote.daemon import Daemon, DaemonConfig, make_key, serve
+from aioremote.daemon import DaemonConfig, make_key, serve
 from aioremote.errors import ConfigError
 from aioremote.testing.checks import marked_processes, until
 from aioremote.testing.proxy import TcpProxy
@@ -26,24 +25,6 @@ from aioremote.testing.proxy import TcpProxy
 ALERT = b"\x15\x03\x03\0\2\2\x46"  # of TLS: another version
 
 pytestmark = pytest.mark.usefixtures("aioremote_no_leaks")
-
-
-@asynccontextmanager
-async def serving(folder: Path, **settings: object) -> AsyncIterator[tuple[Daemon, str]]:
-    pin = make_key(folder / "server")
-    make_key(folder / "client")
-    config = DaemonConfig(
-        listen="127.0.0.1:0",
-        key=folder / "server",
-        authorized=folder / "client.crt",
-        **settings,  # type: ignore[arg-type]
-    )
-    async with serve(config) as daemon:
-        yield daemon, pin
-
-
-def to(daemon: Daemon, pin: str, keyfile: Path) -> DaemonMachine:
-    return DaemonMachine("127.0.0.1", daemon.port, keyfile=keyfile, server_fingerprint=pin)
 
 
 async def test_an_authorised_client_runs_commands(tmp_path: Path) -> None:

@@ -8,19 +8,18 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.daemon.served import serving, to
+from tests.forked import in_a_child, refused_in_a_fork
 
 from aioremote import (
     AddressError,
     AuthenticationError,
     ConnectionLost,
     DaemonMachine,
-    ForkedConnection,
     connect,
 )
 from aioremote.daemon import Daemon, DaemonConfig, make_key, serve
@@ -32,24 +31,6 @@ from aioremote.testing.proxy import TcpProxy
 HEADER = struct.Struct(">IBBHI")  # of a frame: length, type, flags, reserved, channel
 
 pytestmark = pytest.mark.usefixtures("aioremote_no_leaks")
-
-
-@asynccontextmanager
-async def serving(folder: Path, **settings: object) -> AsyncIterator[tuple[Daemon, str]]:
-    pin = make_key(folder / "server")
-    make_key(folder / "client")
-    config = DaemonConfig(
-        listen="127.0.0.1:0",
-        key=folder / "server",
-        authorized=folder / "client.crt",
-        **settings,  # type: ignore[arg-type]
-    )
-    async with serve(config) as daemon:
-        yield daemon, pin
-
-
-def to(daemon: Daemon, pin: str, keyfile: Path) -> DaemonMachine:
-    return DaemonMachine("127.0.0.1", daemon.port, keyfile=keyfile, server_fingerprint=pin)
 
 
 async def let_in(daemon: Daemon, keyfile: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -216,17 +197,7 @@ async def test_a_forked_child_may_not_use_the_connection(tmp_path: Path) -> None
     """Promise 78: the parent's goes on."""
     async with serving(tmp_path) as (daemon, pin), to(daemon, pin, tmp_path / "client") as machine:
         await machine.ping()
-        child = os.fork()
-        if not child:
-            status = 1
-            with contextlib.suppress(BaseException):
-                try:
-                    asyncio.events._set_running_loop(None)
-                    asyncio.new_event_loop().run_until_complete(machine.run("true"))
-                except ForkedConnection:
-                    status = 0
-            os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        await in_a_child(lambda: refused_in_a_fork(machine))
         assert (await machine.run("echo", "parent")).stdout == "parent\n"
 
 

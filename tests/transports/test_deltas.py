@@ -3,14 +3,13 @@
 import functools
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from tests.outpost.conftest import FAR, FLOOR, pythons
+from tests.transports.test_outpost_files import linked, to
 
-from aioremote import HostKeys, LocalMachine, Machine, SshMachine, SyncReport
+from aioremote import LocalMachine, Machine, SyncReport
 from aioremote.errors import ConnectionLost, FileChanged, RemoteError
 from aioremote.outpost import launch
 from aioremote.outpost.deltas import OutpostDeltas
@@ -20,25 +19,11 @@ from aioremote.outpost.stages import Payload
 from aioremote.testing.checks import cancel_everywhere, until
 from aioremote.testing.proxy import TcpProxy
 from aioremote.testing.sshd import Sshd
-from aioremote.transports.linked import LinkedTransport
-from aioremote.transports.local import LocalTransport
 from aioremote.types import TransferProgress
 
 pytestmark = pytest.mark.usefixtures("aioremote_no_leaks")
 
 SIZE = 2 * LEAST_BYTES + 77
-
-
-@asynccontextmanager
-async def linked(**keywords: object) -> AsyncIterator[Machine]:
-    async with Machine(LinkedTransport(LocalTransport(), **keywords), host="linked") as machine:  # type: ignore[arg-type]
-        yield machine
-
-
-def to(server: Sshd, **keywords: object) -> SshMachine:
-    defaults = {"port": server.port, "keyfile": server.keyfile, "config": None}
-    keys = HostKeys.pinned(server.host_key_fingerprint)
-    return SshMachine(server.host, **{"host_keys": keys, **defaults, **keywords})  # type: ignore[arg-type]
 
 
 class Trees:

@@ -1,7 +1,6 @@
 """What is promised of ssh machines, of those that go by the system's ssh: deaths, forks, closes, the ssh_config."""
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -10,9 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
+from tests.forked import in_a_child, refused_in_a_fork
 from tests.transports.openssh.conftest import Maker
 
-from aioremote import ConnectionLost, ForkedConnection, HostKeys, OpenSshMachine
+from aioremote import ConnectionLost, HostKeys, OpenSshMachine
 from aioremote.testing.checks import marked_processes, until
 from aioremote.testing.sshd import Sshd
 
@@ -46,17 +46,7 @@ async def test_a_forked_child_may_not_use_the_connection(make: Maker, outpost: s
     async with make(outpost=outpost) as machine, machine.start("cat") as process:
         await process.stdin.send(b"before")
         assert await process.stdout.receive() == b"before"
-        child = os.fork()
-        if not child:
-            status = 1
-            with contextlib.suppress(BaseException):
-                try:
-                    asyncio.events._set_running_loop(None)
-                    asyncio.new_event_loop().run_until_complete(machine.run("true"))
-                except ForkedConnection:
-                    status = 0
-            os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        await in_a_child(lambda: refused_in_a_fork(machine))
         await process.stdin.send(b"after")
         assert await process.stdout.receive() == b"after"
 

@@ -1,13 +1,7 @@
 """A process that forks: the child has no part in the connections, and does them no harm."""
 
-import asyncio
-import gc
-import os
-import signal
-import traceback
-from collections.abc import Awaitable, Callable
-
 import pytest
+from tests.forked import in_a_child
 from tests.transports.ssh.conftest import MachineMaker
 
 from aioremote import ForkedConnection, LocalMachine, Machine
@@ -18,35 +12,6 @@ pytestmark = [
     pytest.mark.usefixtures("aioremote_no_leaks"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-
-
-async def in_a_child(work: Callable[[], Awaitable[object]]) -> None:
-    """Run `work` on a loop of its own in a forked process; raises where it raises there."""
-    read_fd, write_fd = os.pipe()
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            asyncio.run(work())  # type: ignore[arg-type]
-            gc.collect()
-            status = 0
-        except BaseException:  # noqa: BLE001  # told to the parent
-            os.write(write_fd, traceback.format_exc().encode()[-4000:])
-        finally:
-            os._exit(status)
-    os.close(write_fd)
-    try:
-        async with asyncio.timeout(20):
-            said = await asyncio.to_thread(_read_all, read_fd)
-    finally:
-        os.kill(pid, signal.SIGKILL)  # has ended, unless it hangs
-        _, status = os.waitpid(pid, 0)
-    assert status == 0, said.decode()
-
-
-def _read_all(fd: int) -> bytes:
-    with os.fdopen(fd, "rb") as stream:
-        return stream.read()
 
 
 async def check(machine: Machine, *, close: str) -> None:

@@ -7,6 +7,7 @@ import os
 import pickle
 from collections import OrderedDict
 
+from .block_sums import read_at
 from .file_frames import DONE, ENTRY, TROUBLE, Records, pack_error, pack_stat, record, stat_fields
 
 TYPE_CHECKING = False
@@ -143,14 +144,7 @@ class FileCalls(object):
         return handle.to_bytes(_HANDLE_BYTES, "big")
 
     def do_read(self, path: "bytes", handle: "int", offset: "int", count: "int") -> "bytes":
-        fd = self._files[handle]
-        data = os.pread(fd, count, offset)
-        while len(data) < count:
-            more = os.pread(fd, count - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
+        return read_at(self._files[handle], offset, count)
 
     def do_write(self, path: "bytes", handle: "int", offset: "int", data: "bytes") -> "None":
         rest = memoryview(data)

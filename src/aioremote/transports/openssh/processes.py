@@ -2,7 +2,8 @@
 
 The command line is that of every ssh road (`_core.quoting`): it tells its process id behind a nonce and becomes the
 program. What the control socket does not tell: by which signal a program ended that nobody here has signalled, and,
-where it ends without a status, whether the program or the link has: the master is asked then.
+where it ends without a status, whether the program or the link has: the master is asked then. One long module, since
+the callbacks of one class are one state machine, as in `ssh.processes`.
 """
 
 from __future__ import annotations
