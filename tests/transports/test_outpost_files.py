@@ -375,18 +375,14 @@ async def test_a_tree_that_is_the_same_is_not_listed(version: str, small_tree: P
 
 
 async def test_a_tree_that_cannot_be_listed_whole_is_not_told_by_a_digest(
-    small_tree: Path, aioremote_sshd: Sshd, aioremote_user: TestUser
+    aioremote_sshd: Sshd, aioremote_user: TestUser
 ) -> None:
     async def never(digest: bytes) -> bool:
         raise AssertionError(digest)
 
-    small_tree.chmod(0o755)
-    (small_tree / "d1").chmod(0)
-    async with to(aioremote_sshd, user=aioremote_user.name, outpost="always") as machine:
-        for folder in small_tree.parents:
-            if os.stat(folder).st_uid == os.getuid() and folder.is_relative_to("/tmp") and folder != Path("/tmp"):
-                folder.chmod(folder.stat().st_mode | 0o011)
+    async with to(aioremote_sshd, user=aioremote_user.name, outpost="always") as machine, machine.tempdir() as root:
+        await machine.run("sh", "-c", "mkdir d0 d1; echo 0 > d0/0; echo 1 > d1/1; chmod 0 d1", cwd=root)
         files = await machine.transport.open_files()
-        entries = [e async for b in files.list_tree(os.fsencode(small_tree), unless=never) for e in b]
+        entries = [e async for b in files.list_tree(os.fsencode(str(root)), unless=never) for e in b]
+        await (root / "d1").chmod(0o700)
     assert [entry.path for entry in entries if entry.error is not None] == [b"d1"]
-    (small_tree / "d1").chmod(0o755)
