@@ -332,10 +332,9 @@ async def test_another_user_is_refused_at_a_unix_socket() -> None:
             os.chmod(folder, 0o755)
             os.chmod(path, 0o777)
             code = f"import socket; s = socket.socket(1); s.connect({path!r}); print(s.recv(9))"
-            process = await asyncio.create_subprocess_exec(
-                "/usr/bin/python3", "-c", code, user="nobody", stdout=asyncio.subprocess.PIPE
-            )
-            assert (await process.communicate())[0] == b"b''\n"
+            words = ["/usr/bin/python3", "-c", code]
+            done = await asyncio.to_thread(subprocess.run, words, user="nobody", stdout=subprocess.PIPE)
+            assert done.stdout == b"b''\n"
 
 
 async def test_a_unix_socket_needs_a_private_folder(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ _LOG_SECONDS = 1.0  # between two lines about who was not let in
 _KEEPALIVE_COUNT = 3  # silent intervals that make a lost client
 _END_SECONDS = 5.0  # for an outpost to end what it runs
 _HIGH_WATER_BYTES = 1048576  # of a splice, each way: with asyncio's 64 KiB it stands still between two chunks
+_BACKLOG = 128
 _RECORD_HEAD = 5  # type, version, length. Source: RFC 8446, section 5.1
 _HANDSHAKE = b"\x16\x03"
 _MOST_HELLO_BYTES = 4096
@@ -62,7 +63,8 @@ class Daemon:
         self._authorized: frozenset[str] = frozenset()
         self._tokens: tuple[bytes, ...] = ()
         self._certificate = b""
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | None = None  # on a unix socket
+        self._listener: socket.socket | None = None  # on TCP: who comes is no transport before a login begins
         self._owner = Owner("daemon")
         per_source = config.max_unauthenticated if self._unix else config.max_per_address
         self._gate: Gate[_Side] = Gate(config.max_unauthenticated, per_source)
@@ -86,12 +88,15 @@ class Daemon:
         loop = asyncio.get_running_loop()
         if self._unix:
             check_place(self.config.listen)
-            self._server = await loop.create_unix_server(lambda: _Side(self._arrived), self.config.listen)
+            self._server = await loop.create_unix_server(lambda: _Side(self._arrived_near), self.config.listen)
             return
         host, port = self.config.endpoint
         self.reload()
-        self._server = await loop.create_server(lambda: _Side(self._arrived), host, port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        loop.add_reader(self._listener, self._accept, self._listener)
 
     def reload(self) -> None:
         """Read key, authorised certificates and tokens again; who is in stays. ConfigError changes nothing."""
@@ -102,34 +107,62 @@ class Daemon:
 
     async def drain(self, seconds: float) -> None:
         """Listen no more, and wait until all clients have left, so long at most."""
-        if self._server is not None:
-            self._server.close()
+        self._stop_listening()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._empty.wait()
 
     async def aclose(self) -> None:
         """Listen no more, and end every session with what it runs. Ask for `drain` first to let them finish."""
-        if self._server is not None:
-            self._server.close()
+        self._stop_listening()
         await self._owner.aclose()
         await self._rooms.aclose()
         if self._unix and self._server is not None:
             with suppress(FileNotFoundError):
                 os.unlink(self.config.listen)
 
-    def _arrived(self, side: _Side) -> None:
-        peer = side.transport.get_extra_info("peername")
-        source = "unix" if self._unix else str(peer[0] if peer else "")
+    def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Take all who wait: with one a turn, many who only knock would hold up the others."""
+        for _ in range(_BACKLOG):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptor is left, say: who waits is let in later
+                _log.warning("cannot accept: %s", error)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener)
+                loop.call_later(_LOG_SECONDS, self._accept_again, listener)
+                return
+            sock.setblocking(False)
+            self._arrived(_Side(_Side.hold, sock), str(address[0]))
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if self._listener is listener:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _arrived_near(self, side: _Side) -> None:
+        side.hold()
+        self._arrived(side, "unix")
+
+    def _arrived(self, side: _Side, source: str) -> None:
         if self._owner.closing or self._gate.is_paused(source, asyncio.get_running_loop().time()):
-            side.transport.abort()
+            side.drop()
             return
-        side.transport.pause_reading()
         out = self._gate.enter(side, source)
-        if out is not None:
+        if out is not None and out.login is not None:
             self._tell(source, "too many connections that have not authenticated: the oldest is closed")
-            out.transport.abort()
-        self._owner.spawn(self._admit(side, source), "client")
+            out.login.cancel()
+        side.login = self._owner.spawn(self._admit(side, source), "client")
+        side.login.add_done_callback(lambda _: side.drop())
 
     async def _admit(self, side: _Side, source: str) -> None:
         try:
@@ -155,26 +188,14 @@ class Daemon:
             if isinstance(error, (ssl.SSLError, PermissionError)):
                 self._gate.failed(source, asyncio.get_running_loop().time())
             self._tell(source, str(error))
-        finally:
-            side.transport.abort()
 
     async def _handshake(self, side: _Side) -> str:
-        loop = asyncio.get_running_loop()
         assert self._tls is not None
-        raw = side.transport
-        await _first_record(side)
-        try:
-            side.switching = True
-            made = await loop.start_tls(
-                raw, side, self._tls, server_side=True, ssl_handshake_timeout=self.config.login_seconds
-            )
-        except BaseException:
-            raw.abort()
-            raise
-        if made is None:
-            raise ConnectionAbortedError("closed in the handshake")
-        side.transport, side.switching = made, False
-        made.pause_reading()
+        assert side.raw is not None
+        await _first_record(side.raw)
+        made, _ = await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: side, side.raw, ssl=self._tls, ssl_handshake_timeout=self.config.login_seconds
+        )
         certificate = made.get_extra_info("ssl_object").getpeercert(binary_form=True)
         if certificate is None and self._tokens:
             return await self._ask_for_token(side)
@@ -214,8 +235,8 @@ class Daemon:
             far.close()
         other = _Side(lambda _: None)
         try:
-            await asyncio.get_running_loop().create_connection(lambda: other, sock=near)
             side.peer, other.peer = other, side
+            await asyncio.get_running_loop().create_connection(lambda: other, sock=near)
             for one in (side, other):
                 one.transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
             side.transport.resume_reading()
@@ -248,24 +269,21 @@ async def _start(
     )  # fmt: skip
 
 
-async def _first_record(side: _Side) -> None:
+async def _first_record(sock: socket.socket) -> None:
     """Wait until the first record of a TLS handshake stands at the door; nothing of it, or of anything else, is read.
 
     What waits costs no TLS, and what is none is closed unread.
     """
     loop = asyncio.get_running_loop()
-    if side.transport.is_closing():
-        raise ConnectionAbortedError("closed before the handshake")
     there: asyncio.Future[None] = loop.create_future()
-    with socket.socket(fileno=os.dup(side.transport.get_extra_info("socket").fileno())) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _RECORD_HEAD)  # else each byte would wake us
-        loop.add_reader(sock, _tell_once, there)
-        try:
-            await asyncio.wait({there, side.over}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            loop.remove_reader(sock)
-        head = sock.recv(_RECORD_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT) if there.done() else b""
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _RECORD_HEAD)  # else each byte would wake us
+    loop.add_reader(sock, _tell_once, there)
+    try:
+        await there
+    finally:
+        loop.remove_reader(sock)
+    head = sock.recv(_RECORD_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     if len(head) < _RECORD_HEAD:
         raise ConnectionAbortedError("closed before the handshake")
     if head[:2] != _HANDSHAKE or int.from_bytes(head[3:]) > _MOST_HELLO_BYTES:
@@ -282,21 +300,40 @@ async def _start_room(far: socket.socket, active_fd: int) -> asyncio.subprocess.
 
 
 class _Side(asyncio.Protocol):
-    """One end of a splice: what comes goes to `peer`, as fast as that takes it."""
+    """One end of a splice: what comes goes to `peer`, as fast as that takes it.
 
-    def __init__(self, arrived: Callable[[_Side], None]) -> None:
+    Args:
+        arrived: called when it has a transport.
+        raw: the socket from which that is made later; closed with it.
+
+    Attributes:
+        login: the task that serves a client; it ends where the client has to give up its place.
+    """
+
+    def __init__(self, arrived: Callable[[_Side], None], raw: socket.socket | None = None) -> None:
         self._arrived = arrived
+        self.raw: socket.socket | None = raw
         self.peer: _Side | None = None
-        self.switching = False
+        self.login: asyncio.Task[None] | None = None
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line: asyncio.Future[bytes] | None = None
         self._most = 0
         self._heard = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not self.switching:
-            self.transport = cast(asyncio.Transport, transport)
-            self._arrived(self)
+        self.transport = cast(asyncio.Transport, transport)
+        self._arrived(self)
+
+    def hold(self) -> None:
+        """Read nothing until told to."""
+        self.transport.pause_reading()
+
+    def drop(self) -> None:
+        """Close at once, as far as it has come."""
+        if hasattr(self, "transport"):
+            self.transport.abort()
+        elif self.raw is not None:
+            self.raw.close()
 
     def data_received(self, data: bytes) -> None:
         if self.peer is not None:
