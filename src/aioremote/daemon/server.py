@@ -242,19 +242,28 @@ class Daemon:
             side.transport.resume_reading()
             await asyncio.wait({side.over, other.over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if other.over.done():  # what it said last still goes out
-                side.transport.close()
-                await bounded_cleanup(asyncio.wait({side.over}), _END_SECONDS)
-            near.close() if not hasattr(other, "transport") else other.transport.abort()
-            await bounded_cleanup(process.wait(), _END_SECONDS)
-            with suppress(ProcessLookupError):
-                process.kill()
+            await bounded_cleanup(_part(side, other, near, process), 3 * _END_SECONDS)
 
     def _tell(self, source: str, text: str) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._told >= _LOG_SECONDS:
             self._told = now
             _log.warning("%s was not let in: %r", source, text)
+
+
+async def _part(side: _Side, other: _Side, near: socket.socket, process: asyncio.subprocess.Process) -> None:
+    """Take a client and its outpost apart; `near` is the daemon's end of what joins them, and `other` reads it."""
+    if other.over.done():  # what it said last still goes out
+        side.transport.close()
+        await asyncio.wait({side.over}, timeout=_END_SECONDS)
+    other.transport.abort() if hasattr(other, "transport") else near.close()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END_SECONDS):
+            await process.wait()
+            return
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 async def _start(
