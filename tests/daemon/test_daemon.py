@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from tests.daemon.served import serving, to
 
 from aioremote import BusyError, ConnectError, ConnectionLost, DaemonMachine
-from aioremote.daemon import DaemonConfig, make_key, serve
+from aioremote.daemon import DaemonConfig, make_key, serve, server
 from aioremote.errors import ConfigError
 from aioremote.testing.checks import marked_processes, until
 from aioremote.testing.proxy import TcpProxy
@@ -310,6 +311,21 @@ async def test_sessions_are_limited_and_apart(tmp_path: Path) -> None:
                 with pytest.raises(ConnectionLost):
                     await two.shell("kill -9 $PPID; sleep 600")
             assert (await one.run("echo", "alive")).stdout == "alive\n"
+
+
+async def test_an_outpost_that_does_not_end_is_killed_though_the_daemon_ends_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 73."""
+    monkeypatch.setattr(server, "_END_SECONDS", 0.5)
+    async with serving(tmp_path) as (daemon, pin):
+        machine = await to(daemon, pin, tmp_path / "client").connect()
+        outpost = int((await machine.shell("echo $PPID")).stdout)
+        os.kill(outpost, signal.SIGSTOP)
+        machine.abort()
+        await asyncio.sleep(0.1)  # the daemon sees the loss
+    await machine.aclose()
+    assert not Path(f"/proc/{outpost}").exists()
 
 
 async def test_losing_the_client_ends_what_it_runs(tmp_path: Path) -> None:
