@@ -1,10 +1,12 @@
 """The bytes of the bootstrap: what a cut or a changed byte does, and what the far command line may hold."""
 
 import json
+import marshal
 import shlex
 import string
 import subprocess
 import sys
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,13 @@ from aioremote._core.quoting import command_line
 from aioremote.outpost.stages import EXIT_CUT, EXIT_DAMAGED, STAGE_0, Payload, find_and_run, outpost_payload, tried
 
 MARK, NONCE = "0f" * 16, "a5" * 16
-READY = MARK.encode() + b"\n"
 Told = tuple[int, float, float, bytes]
 SHIPPED = Payload({"stage1": 'import os\ndef start(*given):\n    os.write(1, b"run")\n'}, "none")
+
+
+def ready(version: str) -> bytes:
+    """What stage 0 says of itself; `version` is as "3.6.15"."""
+    return f"{MARK}{version[:4]}\n".encode()
 
 
 def ends_of(python: str, inputs: list[bytes]) -> list[Told]:
@@ -40,7 +46,7 @@ def test_input_that_ends_at_any_byte_ends_python(version: str, step: int) -> Non
     *cut, last = ends_of(python, [*(whole[:length] for length in range(0, len(whole), step)), whole])
     assert last[0] == 0
     assert b"run" in last[3]
-    assert {(code, out) for code, _, _, out in cut} == {(EXIT_CUT, READY)}
+    assert {(code, out) for code, _, _, out in cut} == {(EXIT_CUT, ready(f"{version}.0"))}
     assert max(cpu for _, cpu, _, _ in cut) < 0.2
     assert max(elapsed for _, _, elapsed, _ in cut) < 1
 
@@ -51,7 +57,7 @@ def test_a_changed_byte_is_never_executed(version: str) -> None:
     line, packed = SHIPPED.line(NONCE, {}), SHIPPED.packed
     flipped = [line + packed[:at] + bytes([packed[at] ^ 0x10]) + packed[at + 1 :] for at in range(0, len(packed), 11)]
     (python,) = pythons((version,)).values()
-    assert {(code, out) for code, _, _, out in ends_of(python, flipped)} == {(EXIT_DAMAGED, READY)}
+    assert {(code, out) for code, _, _, out in ends_of(python, flipped)} == {(EXIT_DAMAGED, ready(f"{version}.0"))}
 
 
 def test_stage_0_passes_through_any_quotes() -> None:
@@ -103,8 +109,17 @@ def test_the_outpost_is_every_module_of_far() -> None:
     assert outpost_payload() is shipped
 
 
+def test_what_starts_first_goes_compiled_to_a_python_of_our_version() -> None:
+    same, other = outpost_payload(same_version=True), outpost_payload()
+    assert same.modules == other.modules
+    assert other.code == b""
+    code = marshal.loads(same.code[len(MAGIC_NUMBER) :])
+    assert {"serve", "wire", "frames", "flow"} < set(code) < set(same.modules)
+    assert {one.co_filename for one in code.values()} == {f"aioremote/outpost/far/{name}.py" for name in code}
+
+
 def test_the_search_is_one_every_sh_understands() -> None:
     for shell in (["dash"], ["bash", "--posix"], ["busybox", "sh"], ["ksh93"], ["mksh"], ["yash"], ["zsh"]):
         _, _, *words = (word.decode() for word in find_and_run(MARK, python=sys.executable))
         done = subprocess.run([*shell, "-c", *words], capture_output=True, timeout=10, stdin=subprocess.DEVNULL)
-        assert (done.returncode, done.stdout) == (EXIT_CUT, READY), shlex.join(shell)
+        assert (done.returncode, done.stdout) == (EXIT_CUT, ready(sys.version)), shlex.join(shell)

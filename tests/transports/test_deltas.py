@@ -1,6 +1,5 @@
 """Changed big files of a sync by their differences, from end to end. Orders themselves: outpost/far/test_patching."""
 
-import functools
 import os
 import random
 from pathlib import Path
@@ -166,7 +165,7 @@ def make_hostile(monkeypatch: pytest.MonkeyPatch, honest: str, hostile: str) -> 
     sources = {path.stem: path.read_text() for path in FAR.glob("*.py")}
     assert honest in sources["file_helper"]
     sources["file_helper"] = sources["file_helper"].replace(honest, hostile)
-    monkeypatch.setattr(launch, "outpost_payload", functools.cache(lambda: Payload(sources, "serve")))
+    monkeypatch.setattr(launch, "outpost_payload", lambda **_: Payload(sources, "serve"))
 
 
 @pytest.mark.parametrize("told", ["told + b'x'", "told[:-1]", "told * 1000"])

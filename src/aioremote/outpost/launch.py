@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -29,6 +30,7 @@ from aioremote.outpost.stages import (
     EXIT_DAMAGED,
     EXIT_NOT_FOUND,
     EXIT_TOO_OLD,
+    OWN_VERSION,
     Payload,
     find_and_run,
     outpost_payload,
@@ -152,7 +154,7 @@ async def launch(
     spec = ProcessSpec(find_and_run(attempt.mark, python=python, isolated=isolated), guarded=False)
     try:
         async with deadline.scope():
-            return await attempt.run(transport, spec, _shipped(payload), options or {})
+            return await attempt.run(transport, spec, payload, options or {})
     except (CommandNotFound, UnsupportedError) as error:  # no /bin/sh, or a login that runs something else
         raise attempt.error(str(error)) from error
     except RemoteError:
@@ -161,14 +163,9 @@ async def launch(
         raise attempt.error(f"{attempt.awaited} within {deadline.seconds:g} s") from error
 
 
-def _shipped(payload: Payload | None) -> asyncio.Future[Payload]:
-    """Return what is shipped, which is packed once, in a thread, while the far Python starts."""
-    loop = asyncio.get_running_loop()
-    if payload is None and not outpost_payload.cache_info().currsize:
-        return loop.run_in_executor(None, outpost_payload)
-    future: asyncio.Future[Payload] = loop.create_future()
-    future.set_result(payload or outpost_payload())
-    return future
+async def _shipped(version: bytes) -> Payload:
+    """Return the outpost for a Python that is of that version; packed once, in a thread."""
+    return await asyncio.to_thread(outpost_payload, same_version=version == OWN_VERSION)
 
 
 class _Attempt:
@@ -188,9 +185,11 @@ class _Attempt:
         self._noise = bytearray()
 
     async def run(
-        self, transport: Launcher, spec: ProcessSpec, payload: Awaitable[Payload], options: Mapping[str, object]
+        self, transport: Launcher, spec: ProcessSpec, payload: Payload | None, options: Mapping[str, object]
     ) -> Launched:
         """Start the process and go through the stages; where that does not succeed, nothing is left of it."""
+        if payload is None:  # packed while the far Python starts; most often it is of our version
+            asyncio.get_running_loop().run_in_executor(None, partial(outpost_payload, same_version=True))
         process = await transport.start_process(spec)
         try:
             return await self._talk(process, payload, options)
@@ -200,7 +199,7 @@ class _Attempt:
             if self.awaited:
                 await bounded_cleanup(process.aclose(), CLEANUP_SECONDS)
 
-    async def _talk(self, process: FarProcess, shipped: Awaitable[Payload], options: Mapping[str, object]) -> Launched:
+    async def _talk(self, process: FarProcess, payload: Payload | None, options: Mapping[str, object]) -> Launched:
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None
         if process.stderr is not None:
@@ -208,8 +207,8 @@ class _Attempt:
         self.awaited = "no READY came (a login file may wait for input, or a prompt for an answer)"
         await process.started()
         self._noise += process.noise
-        said = await self._ready(stdout)
-        payload = await shipped
+        told, said = await self._ready(stdout)
+        payload = payload or await _shipped(told)
         self.awaited = "Python was ready, but the outpost did not answer"
         with suppress(anyio.BrokenResourceError):  # it has ended, and the reader will see that
             await stdin.send(payload.line(self._nonce, options) + payload.packed)
@@ -226,23 +225,26 @@ class _Attempt:
             noise=bytes(self._noise),
         )
 
-    async def _ready(self, stdout: OutputStream) -> bytes:
-        """Read up to READY; returns what came after it, where nothing should."""
-        mark = self.mark.encode() + b"\n"
+    async def _ready(self, stdout: OutputStream) -> tuple[bytes, bytes]:
+        """Read up to READY; returns the version it tells, and what came after it, where nothing should."""
+        ready = re.compile(self.mark.encode() + rb"([0-9.]{0,4})\n")
+        most = MAX_NOISE_BYTES + len(self.mark) + 5
         noise = self._noise
         searched = 0
-        while (at := noise.find(mark, searched)) < 0:
-            searched = max(0, len(noise) - len(mark))
-            if len(noise) > MAX_NOISE_BYTES + len(mark):
+        while (found := ready.search(noise, searched)) is None:
+            searched = max(0, len(noise) - len(self.mark) - 5)
+            if len(noise) > most:
                 break
             noise += await stdout.receive()
-        if not 0 <= at <= MAX_NOISE_BYTES:
+        if found is None or found.start() > MAX_NOISE_BYTES:
             raise self.error(
                 f"login files printed more than {MAX_NOISE_BYTES // 1024} KiB before it: make them print less"
             )
-        said = bytes(noise[at + len(mark) :])
+        version, said = found[1], bytes(noise[found.end() :])
+        at = found.start()
+        del found  # a bytearray that a match still looks at cannot shrink
         del noise[at:]
-        return said
+        return version, said
 
     async def _answer(self, stdout: OutputStream, said: bytes) -> tuple[tuple[int, int, int], int, str]:
         """Read the line that starts with the nonce, and not a byte more."""

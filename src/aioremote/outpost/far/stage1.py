@@ -4,27 +4,40 @@ It moves the stream to the near end away from descriptors 0 and 1, so that nothi
 Not for what the outpost then does: that is the entry module's business.
 """
 
+import marshal
 import os
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
+    from types import CodeType
 else:
     ModuleSpec = type(sys.__spec__)  # to import it takes a millisecond
 
-__all__ = ["PACKAGE", "Sources", "start"]
+__all__ = ["PACKAGE", "Sources", "file_name", "start"]
 
 PACKAGE = "aioremote_outpost"
+
+
+def file_name(name: "str") -> "str":
+    """Return what tracebacks show as the file of a module of the package."""
+    return "aioremote/outpost/far/%s.py" % name
 
 
 class Sources:
     """Finds and loads the modules of one package from sources in memory, compiling each when it is imported.
 
     ``linecache`` asks `get_source`, so that tracebacks show the lines.
+
+    Args:
+        package: its name.
+        sources: text by name within the package.
+        code: what is compiled already, by the same names.
     """
 
-    def __init__(self, package: "str", sources: "dict[str, str]") -> None:
+    def __init__(self, package: "str", sources: "dict[str, str]", code: "dict[str, CodeType] | None" = None) -> None:
+        self._code = code or {}
         self._sources = {package + "." + name: text for name, text in sources.items()}
         self._sources[package] = self._sources.pop(package + ".__init__", "")
         self._package = package
@@ -34,12 +47,12 @@ class Sources:
         if name not in self._sources:
             return None
         is_package = name == self._package
-        spec = ModuleSpec(name, self, origin=self._file_name(name), is_package=is_package)  # type: ignore[arg-type]
+        spec = ModuleSpec(name, self, origin=file_name(self._within(name)), is_package=is_package)  # type: ignore[arg-type]
         spec.has_location = True
         return spec
 
-    def _file_name(self, name: "str") -> "str":
-        return "aioremote/outpost/far/%s.py" % (name[len(self._package) + 1 :] or "__init__")
+    def _within(self, name: "str") -> "str":
+        return name[len(self._package) + 1 :] or "__init__"
 
     def create_module(self, spec: "ModuleSpec") -> "None":
         """Leave it to Python."""
@@ -48,22 +61,30 @@ class Sources:
         """Run the module's source in its namespace."""
         space = vars(module)
         name = space["__name__"]
-        exec(compile(self._sources[name], self._file_name(name), "exec", dont_inherit=True), space)
+        within = self._within(name)
+        code = self._code.pop(within, None)
+        exec(code or compile(self._sources[name], file_name(within), "exec", dont_inherit=True), space)
 
     def get_source(self, name: "str") -> "str":
         """Return the source of a shipped module."""
         return self._sources[name]
 
 
-def start(sources: "dict[str, str]", entry: "str", nonce: "str", options: "dict[str, object]") -> "None":
+def start(
+    sources: "dict[str, str]", entry: "str", nonce: "str", options: "dict[str, object]", code: "bytes" = b""
+) -> "None":
     """Start the entry module: its ``main(read_fd, write_fd, err_fd, nonce, options)`` is the rest of this process.
+
+    `code` is the byte code of some of the sources, behind the number of its format; of another format it is not used.
 
     Before that the near end gets its answer: nonce, version, pid, and the executable in hexadecimal. What goes wrong
     earlier leaves its traceback on standard error.
     """
     del sys.argv[1:]
     read_fd, write_fd, err_fd = _take_streams()
-    sys.meta_path.insert(0, Sources(PACKAGE, sources))
+    magic = getattr(sys.modules.get("_frozen_importlib_external"), "MAGIC_NUMBER", b"none")
+    loaded: "dict[str, CodeType]" = marshal.loads(code[len(magic) :]) if code.startswith(magic) else {}  # noqa: S302
+    sys.meta_path.insert(0, Sources(PACKAGE, sources, loaded))
     module = PACKAGE + "." + entry
     __import__(module)
     version = "%d.%d.%d" % sys.version_info[:3]
