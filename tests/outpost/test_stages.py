@@ -6,13 +6,14 @@ import shlex
 import string
 import subprocess
 import sys
-from importlib.util import MAGIC_NUMBER
+import zlib
 from pathlib import Path
 
 import pytest
 from tests.outpost.conftest import pythons
 
 from aioremote._core.quoting import command_line
+from aioremote.outpost import stages
 from aioremote.outpost.stages import EXIT_CUT, EXIT_DAMAGED, STAGE_0, Payload, find_and_run, outpost_payload, tried
 
 MARK, NONCE = "0f" * 16, "a5" * 16
@@ -112,10 +113,19 @@ def test_the_outpost_is_every_module_of_far() -> None:
 def test_what_starts_first_goes_compiled_to_a_python_of_our_version() -> None:
     same, other = outpost_payload(same_version=True), outpost_payload()
     assert same.modules == other.modules
-    assert other.code == b""
-    code = marshal.loads(same.code[len(MAGIC_NUMBER) :])
-    assert {"serve", "wire", "frames", "flow"} < set(code) < set(same.modules)
+    code = marshal.loads(zlib.decompress(same.first))
+    assert {"stage1", "serve", "wire", "frames", "flow"} < set(code) < set(same.modules)
     assert {one.co_filename for one in code.values()} == {f"aioremote/outpost/far/{name}.py" for name in code}
+
+
+def test_byte_code_of_another_format_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions before the first of a series may have another; so may another Python of the same number."""
+    monkeypatch.setattr(stages, "MAGIC_NUMBER", b"\0\0\r\n")
+    shipped = Payload(
+        {"stage1": 'import os\ndef start(*given):\n    os.write(1, b"run %d" % len(given[4]))\n'}, "none", True
+    )
+    (end,) = ends_of(sys.executable, [shipped.line(NONCE, {}) + shipped.packed])
+    assert (end[0], end[3]) == (0, ready(sys.version) + b"run 0")
 
 
 def test_the_search_is_one_every_sh_understands() -> None:

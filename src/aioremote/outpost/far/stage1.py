@@ -4,7 +4,6 @@ It moves the stream to the near end away from descriptors 0 and 1, so that nothi
 Not for what the outpost then does: that is the entry module's business.
 """
 
-import marshal
 import os
 import sys
 
@@ -26,7 +25,7 @@ def file_name(name: "str") -> "str":
 
 
 class Sources:
-    """Finds and loads the modules of one package from sources in memory, compiling each when it is imported.
+    """Finds and loads the modules of one package from what was shipped, compiling each when it is imported.
 
     ``linecache`` asks `get_source`, so that tracebacks show the lines.
 
@@ -34,25 +33,40 @@ class Sources:
         package: its name.
         sources: text by name within the package.
         code: what is compiled already, by the same names.
+        rest: more sources, packed; unpacked when one of them is asked for.
     """
 
-    def __init__(self, package: "str", sources: "dict[str, str]", code: "dict[str, CodeType] | None" = None) -> None:
-        self._code = code or {}
-        self._sources = {package + "." + name: text for name, text in sources.items()}
-        self._sources[package] = self._sources.pop(package + ".__init__", "")
+    def __init__(
+        self, package: "str", sources: "dict[str, str]", code: "dict[str, CodeType]", rest: "bytes" = b""
+    ) -> None:
         self._package = package
+        self._sources = sources
+        self._code = code
+        self._rest = rest
 
     def find_spec(self, name: "str", path: "object" = None, target: "object" = None) -> "ModuleSpec | None":
         """Return the spec of a shipped module, None for any other."""
-        if name not in self._sources:
-            return None
         is_package = name == self._package
-        spec = ModuleSpec(name, self, origin=file_name(self._within(name)), is_package=is_package)  # type: ignore[arg-type]
+        within = self._within(name)
+        if not is_package:
+            ours = name.startswith(self._package + ".")
+            if not ours or (within not in self._code and self._source(within) is None):
+                return None
+        spec = ModuleSpec(name, self, origin=file_name(within), is_package=is_package)  # type: ignore[arg-type]
         spec.has_location = True
         return spec
 
     def _within(self, name: "str") -> "str":
         return name[len(self._package) + 1 :] or "__init__"
+
+    def _source(self, within: "str") -> "str | None":
+        if within not in self._sources and self._rest:
+            import zlib
+
+            words = zlib.decompress(self._rest).decode().split("\0")
+            self._rest = b""
+            self._sources.update(zip(words[::2], words[1::2]))  # noqa: B905  # not in 3.6
+        return self._sources.get(within)
 
     def create_module(self, spec: "ModuleSpec") -> "None":
         """Leave it to Python."""
@@ -61,30 +75,30 @@ class Sources:
         """Run the module's source in its namespace."""
         space = vars(module)
         name = space["__name__"]
-        within = self._within(name)
-        code = self._code.pop(within, None)
-        exec(code or compile(self._sources[name], file_name(within), "exec", dont_inherit=True), space)
+        code = self._code.pop(self._within(name), None)
+        exec(code or compile(self.get_source(name), space["__file__"], "exec", dont_inherit=True), space)
 
     def get_source(self, name: "str") -> "str":
         """Return the source of a shipped module."""
-        return self._sources[name]
+        return self._source(self._within(name)) or ""
 
 
 def start(
-    sources: "dict[str, str]", entry: "str", nonce: "str", options: "dict[str, object]", code: "bytes" = b""
+    sources: "dict[str, str]",
+    entry: "str",
+    nonce: "str",
+    options: "dict[str, object]",
+    code: "dict[str, CodeType] | None" = None,
+    rest: "bytes" = b"",
 ) -> "None":
     """Start the entry module: its ``main(read_fd, write_fd, err_fd, nonce, options)`` is the rest of this process.
 
-    `code` is the byte code of some of the sources, behind the number of its format; of another format it is not used.
-
-    Before that the near end gets its answer: nonce, version, pid, and the executable in hexadecimal. What goes wrong
-    earlier leaves its traceback on standard error.
+    What else there is goes to `Sources`. Before that the near end gets its answer: nonce, version, pid, and the
+    executable in hexadecimal. What goes wrong earlier leaves its traceback on standard error.
     """
     del sys.argv[1:]
     read_fd, write_fd, err_fd = _take_streams()
-    magic = getattr(sys.modules.get("_frozen_importlib_external"), "MAGIC_NUMBER", b"none")
-    loaded: "dict[str, CodeType]" = marshal.loads(code[len(magic) :]) if code.startswith(magic) else {}  # noqa: S302
-    sys.meta_path.insert(0, Sources(PACKAGE, sources, loaded))
+    sys.meta_path.insert(0, Sources(PACKAGE, sources, code or {}, rest))
     module = PACKAGE + "." + entry
     __import__(module)
     version = "%d.%d.%d" % sys.version_info[:3]
