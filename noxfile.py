@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import nox
-from nox.command import CommandFailed
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
@@ -24,8 +23,8 @@ IN_SITE_PACKAGES = (
     "assert where.is_relative_to(home), f'{where} is not the installed wheel'"
 )
 
-CONFORMANCE = "tests/conformance"
-SIDE_BY_SIDE = ("--numprocesses=4", "--timeout=180")
+# Tests mostly wait. Those with bounds in seconds know how slow the computer is just now (tests/pace.py).
+SIDE_BY_SIDE = ("--numprocesses=4", "--dist=worksteal", "--timeout=180")
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "virtualenv"
@@ -83,19 +82,9 @@ def _install_wheel(session: nox.Session, extras: str, *groups: str) -> None:
 
 
 def _suite(session: nox.Session, *args: str, **env: str) -> None:
-    """Run what is chosen, or all: the conformance suite side by side, as it mostly waits, then one by one the rest."""
+    """Run what is chosen, or all."""
     _install_wheel(session, EXTRAS, "tests")
-    if session.posargs:
-        _pytest(session, *args, *session.posargs, **env)
-        return
-    failures: list[CommandFailed] = []
-    for part in [(CONFORMANCE, *SIDE_BY_SIDE), (f"--ignore={CONFORMANCE}",)]:
-        try:
-            _pytest(session, *part, *args, **env)
-        except CommandFailed as failed:  # what the other part finds is told in the same run
-            failures.append(failed)
-    if failures:
-        raise failures[0]
+    _pytest(session, *args, *(session.posargs or SIDE_BY_SIDE), **env)
 
 
 def _chosen(session: nox.Session, *args: str, **env: str) -> None:

@@ -54,7 +54,8 @@ class Cli:
         ]
         package_root = str(Path(aioremote.__file__).parent.parent)
         self.env = os.environ | {"HOME": str(home), "PYTHONPATH": package_root, "TERM": "xterm-256color"}
-        self.env.pop("NO_COLOR", None)
+        for name in ("NO_COLOR", "COLUMNS", "LINES"):  # what runs the tests may have set the size of its own terminal
+            self.env.pop(name, None)
 
     def command(self, *args: str, code: str = "") -> list[str]:
         """Return the words that start it; or those that start a piece of code in the same surroundings."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.outpost.links import FLOOR, Reader, argv, linked, python_path, resident_bytes, started
+from tests.pace import in_time
 
 from aioremote.errors import BusyError, ClosedError, ConnectionLost, RemoteError
 from aioremote.outpost.channel import Channel, ChannelReset
@@ -248,7 +249,7 @@ async def test_100_bulk_channels_share_fairly_and_control_stays_quick() -> None:
         share = sum(got) / len(got)
         assert max(got) < 1.2 * share
         assert min(got) > 0.8 * share
-        assert sorted(trips)[int(len(trips) * 0.99)] < 0.05
+        assert in_time(sorted(trips)[int(len(trips) * 0.99)], 0.05)
         for reader in readers:
             link.reset(reader.number)
 

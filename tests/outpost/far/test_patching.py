@@ -215,7 +215,7 @@ def test_orders_make_the_new_file_of_the_old_one(tmp_path: Path, writer: TreeWri
         [b"?"],
         [b"\xff" * 100],
     ],
-    ids=lambda orders: f"{orders[-1][:20]!r}",
+    ids=lambda orders: f"{len(orders)} {orders[-1][:1]!r}",
 )
 def test_orders_that_lie_change_nothing(orders: list[bytes], tmp_path: Path, writer: TreeWriter) -> None:
     """Promises 58 and 61: the old file stays, and no part of another."""
