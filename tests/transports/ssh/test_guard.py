@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from tests.pace import gone
+from tests.pace import gone, in_time
 from tests.transports.ssh.conftest import MachineMaker
 
 from aioremote import CommandTimeout, RemoteError, Result, SshMachine
@@ -330,6 +330,24 @@ async def test_a_tree_is_gone_a_second_after_its_timeout(make: MachineMaker, mar
         await gone(mark)
         assert time.monotonic() - began < 0.5 + 1 + SLACK_SECONDS
         assert (await machine.run("echo", "fine")).stdout == "fine\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "within"), [("sleep 600 & sleep 600", 0.45), (STUBBORN, 0.95)], ids=["meek", "stubborn"]
+)
+async def test_closing_opens_the_loop_for_a_command_that_has_none_yet(
+    make: MachineMaker, login: str, mark: str, script: str, within: float
+) -> None:
+    """Promises 79, 117: without it OpenSSH lets nobody signal what root runs, and a close waits for nothing twice."""
+    machine = make(user=login)
+    call = asyncio.get_running_loop().create_task(machine.shell(script, env={"MARK": mark}))
+    await until(lambda: len(marked_processes(mark)) >= 2)
+    began = time.monotonic()
+    await machine.aclose()
+    took = time.monotonic() - began
+    await lost(call)
+    assert in_time(took, within), f"{took:.2f} s"
+    await gone(mark)
 
 
 @pytest.mark.parametrize("pty", [False, True], ids=["plain", "pty"])

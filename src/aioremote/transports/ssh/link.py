@@ -51,7 +51,8 @@ class Link(GuardHome):
         login_shell: the far login shell once a command has told it.
         shell_is_as_told: whether a command line for such shells has worked.
         sessions: how many may be open at once, as far as learnt.
-        closing: whether this end has begun to close it.
+        parting: whether this end has begun to close it.
+        closing: the same for the guard, which is needed until all programs have ended.
         universal_lines: whether only command lines that every shell understands are sent.
         dial_again: opens a second connection to the same server.
         guard: None with ``guard="never"``.
@@ -70,6 +71,7 @@ class Link(GuardHome):
         self.guard: Guard | None = None if settings.guard == "never" else Guard(self, silence)
         self.agent_forwarding: bool = settings.agent_forwarding
         self.jumps: AsyncExitStack | None = None  # closed after the connection
+        self.parting: bool = False
         self.closing: bool = False
         self.universal_lines: bool = False  # after a login shell turned out not to be what it says
         self.dial_again: Callable[[], Awaitable[Link]] | None = None
@@ -129,7 +131,7 @@ class Link(GuardHome):
             if self.sessions.in_use and self.guard is not None:
                 self.guard.want()
             slot = await self.sessions.acquire(again=again)
-            if self.closing:
+            if self.parting:
                 slot.release()
                 raise ClosedError(f"{self.host}: the machine was closed before its turn came", host=self.host)
             if await self._try_to_open(process, slot):
@@ -259,7 +261,7 @@ class Link(GuardHome):
 
     async def aclose(self) -> None:
         """End every process, then the connection; within `CLOSE_SECONDS`, whatever answers."""
-        self.closing = True
+        self.parting = True
         began = asyncio.get_running_loop().time()
         try:
             if not self.connection.is_closed() and self._processes:
@@ -267,6 +269,7 @@ class Link(GuardHome):
                 for process in self._processes:
                     process.signal_channel("KILL")
         finally:
+            self.closing = True
             try:
                 await self._part(began + _PARTS_WITHIN_SECONDS)
             finally:

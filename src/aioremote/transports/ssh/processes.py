@@ -301,7 +301,7 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed, confirmed by the server, or the connection is gone."""
         self._channel = None
-        if exc is None and self._link.connection.loss is None and not self._link.closing:
+        if exc is None and self._link.connection.loss is None and not self._link.parting:
             self._whole = True  # closed by the server, without saying first that the output has ended
         self.slot.release()
         if self._was_misread():
@@ -319,7 +319,7 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
         """Whether the login shell is another than its SHELL says, so that it ran nothing and only complained."""
         if self._announcement is None or self._early_errors is None or self.status is None:
             return False
-        given_up = self._ending or self._abandoned or self._link.closing
+        given_up = self._ending or self._abandoned or self._link.parting
         if given_up or not self._whole or self.status.signal is not None:
             return False
         try:
@@ -428,7 +428,7 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
 
     def _check_announced(self) -> None:
         """Raise where the session has ended and our line never ran: a forced command, or a login without a shell."""
-        if self._ending and self._link.closing:
+        if self._ending and self._link.parting:
             raise ClosedError(
                 f"{self._link.host}: the machine was closed while {self.args[0]} ran", host=self._link.host
             )

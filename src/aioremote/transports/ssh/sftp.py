@@ -146,7 +146,7 @@ class SftpSession:
             return
         if (error := opening.exception()) is not None:
             self._link.forgive(error)
-        elif not self._link.closing:
+        elif not self._link.parting:
             self._link.spawn(_closed(opening.result()), "close a far file")
 
     async def translated(
