@@ -43,13 +43,13 @@ CLIENT = """
         if kind == "command":
             machine = CommandMachine(["env", "LANG=C"])
         else:
+            how = {"guard": "always"} if kind == "openssh" else {"master": False}
             machine = OpenSshMachine(host, port=int(port), keyfile=keyfile, host_keys=HostKeys.strict(known),
-                                     config=None, guard="always", outpost="never")
+                                     config=None, outpost="never", **how)
         async with machine, machine.start_shell(line, env={"MARK": mark}) as process:
             await process.stdout.receive()
-            while kind == "openssh" and not (
-                machine.transport._link.guard._known and machine.transport._link.guard.state == "open"
-            ):
+            home = getattr(machine.transport, "_link" if kind == "openssh" else "_within")
+            while kind != "command" and not (home.guard._known and home.guard.state == "open"):
                 await asyncio.sleep(0.01)
             await machine.ping()
             print("up", flush=True)
@@ -58,7 +58,7 @@ CLIENT = """
 """
 
 
-@pytest.mark.parametrize("kind", ["openssh", "command"])
+@pytest.mark.parametrize("kind", ["openssh", "without a master", "command"])
 async def test_promise_73_a_killed_client_leaves_nothing(kind: str, aioremote_sshd: Sshd, mark: str) -> None:
     """Promise 73."""
     server = aioremote_sshd

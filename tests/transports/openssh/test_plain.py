@@ -1,10 +1,12 @@
 """The system's ssh without a master: a process for each program."""
 
 import os
+import secrets
 import signal
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.transports.openssh.conftest import PASSWORD, Maker
 
@@ -20,8 +22,10 @@ from aioremote.errors import (
     TunnelRefused,
     UnsupportedError,
 )
-from aioremote.testing.checks import until
+from aioremote.testing.checks import marked_processes, until
 from aioremote.testing.sshd import Sshd, TestUser
+
+STUBBORN = "trap '' TERM HUP; (trap '' TERM; sleep 600) & echo up; sleep 600; :"
 
 pytestmark = pytest.mark.usefixtures("aioremote_no_leaks")
 
@@ -140,3 +144,30 @@ async def test_an_ssh_that_dies_is_a_lost_link(plain: Maker, aioremote_sshd: Ssh
                 await process.wait()
             assert caught.value.outcome == "unknown"
         assert (await machine.run("echo", "again")).stdout == "again\n"
+
+
+@pytest.mark.parametrize("age", ["young", "known to the guard"])
+@pytest.mark.parametrize("login", ["root", "user"])
+async def test_promise_117_what_ran_behind_an_ssh_that_was_killed_ends(
+    plain: Maker, aioremote_user: TestUser, login: str, age: str
+) -> None:
+    """Promises 53, 117: though nobody waits for it, and nobody else ends; whether the guard is open yet or not."""
+    mark = f"aioremote-mark-{secrets.token_hex(6)}"
+    async with (
+        plain(user="root" if login == "root" else aioremote_user.name) as machine,
+        machine.start("cat") as other,
+        machine.start_shell(STUBBORN, env={"MARK": mark}) as process,
+    ):
+        assert await process.stdout.receive() == b"up\n"
+        await until(lambda: list(marked_processes(mark).values()).count("sleep 600") == 2)
+        inner = process._far  # type: ignore[attr-defined]
+        if age != "young":
+            await until(lambda: inner._guarded)
+            await machine.ping()
+        psutil.Process(inner._sudo.pid).kill()
+        await until(lambda: not marked_processes(mark), seconds=3)
+        with pytest.raises(ConnectionLost) as caught:
+            await process.wait()
+        assert caught.value.outcome == "unknown"
+        await other.stdin.send(b"still there")
+        assert await other.stdout.receive() == b"still there"

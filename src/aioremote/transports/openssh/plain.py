@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -20,7 +21,7 @@ from anyio.streams.stapled import StapledByteStream
 
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.names import check_host_name, check_port, check_user_name
-from aioremote.errors import ConnectionLost, TunnelRefused, UnsupportedError
+from aioremote.errors import ConnectionLost, RemoteError, TunnelRefused, UnsupportedError
 from aioremote.protocols import FarProcess
 from aioremote.transports.command import CommandTransport
 from aioremote.transports.local import LocalTransport
@@ -33,7 +34,6 @@ from aioremote.types import Address, Capability, Endpoint, ExitStatus, ProcessSp
 if TYPE_CHECKING:
     from anyio.abc import ByteReceiveStream, ByteSendStream, ByteStream
 
-    from aioremote.errors import RemoteError
     from aioremote.protocols import OutputStream
     from aioremote.transports.openssh.settings import OpenSshSettings
 
@@ -95,7 +95,10 @@ class PlainOpenSshTransport(CommandTransport):
                 f"{self.host}: without a master only an outpost gives a terminal: outpost='always', or leave out pty="
             )
             raise UnsupportedError(text, host=self.host)
-        return await super().start_process(spec)
+        process = await super().start_process(spec)
+        if self._plain:
+            self._within.spawn(_see_its_loss(process), "loss of an ssh")
+        return process
 
     async def open_connection(self, target: Endpoint) -> ByteStream:
         if await self._is_plain() and not target.path:
@@ -317,6 +320,12 @@ class _Connection(StapledByteStream):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         return {SocketAttribute.remote_address: lambda: (self._peer.host, self._peer.port)}
+
+
+async def _see_its_loss(process: FarProcess) -> None:
+    """Wait for a program, whoever else does: where its ssh is lost, another one ends it."""
+    with suppress(RemoteError):
+        await process.wait()
 
 
 def _nothing() -> None:

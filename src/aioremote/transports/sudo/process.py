@@ -96,8 +96,7 @@ class SudoProcess(FarProcess):
         try:
             status = await self._sudo.wait()
         except RemoteError:
-            self._forget()
-            self._owner.forget(self)
+            self.end()  # what led to it is lost; by another way it may be reached
             raise
         self._forget()
         self._owner.forget(self)
@@ -129,6 +128,7 @@ class SudoProcess(FarProcess):
         for number in session:  # after sudo, which is in it
             await self._owner.guard.end(number)
         self._sudo.end()
+        self._owner.forget(self)
 
     def resize(self, columns: int, rows: int) -> None:
         self._sudo.resize(columns, rows)
