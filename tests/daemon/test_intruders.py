@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import os
 import signal
 import socket
@@ -11,7 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.daemon.served import serving, to
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.daemon.served import Caller, serving, to
 from tests.forked import in_a_child, refused_in_a_fork
 
 from aioremote import (
@@ -21,7 +26,7 @@ from aioremote import (
     DaemonMachine,
     connect,
 )
-from aioremote.daemon import Daemon, DaemonConfig, make_key, serve
+from aioremote.daemon import Daemon, DaemonConfig, make_key, make_token, serve
 from aioremote.daemon import server as daemon_server
 from aioremote.errors import ConfigError
 from aioremote.testing.checks import marked_processes, until
@@ -48,24 +53,107 @@ GZIP_BOMB = b"\x1f\x8b\x08\0" + bytes(1_000_000)
 LONG_RECORD = b"\x16\x03\x01\xff\xff" + bytes(1_000_000)  # of TLS: longer than a ClientHello may be here
 
 
-@pytest.mark.parametrize("first", [PICKLE, LENGTH_4_GIB, GZIP_BOMB, LONG_RECORD], ids=str.split("pickle 4GiB gzip tls"))
-async def test_what_is_no_login_is_closed_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
-    """Promises 101, 106: not a byte of it is taken from the socket, and no handshake begins."""
-    heard: list[bytes] = []
-    monkeypatch.setattr(daemon_server._Side, "data_received", lambda _, data: heard.append(data))
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes a daemon takes from the sockets of its clients before they are in, each time that it does."""
+    counts: list[int] = []
+
+    class Counting(socket.socket):
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            data = super().recv(size, flags)
+            counts.append(0 if flags & socket.MSG_PEEK else len(data))
+            return data
+
+    arrived = Daemon._arrived
+
+    def counted(daemon: Daemon, side: daemon_server._Side, source: str) -> None:
+        assert side.raw is not None
+        side.raw = Counting(fileno=side.raw.detach())
+        arrived(daemon, side, source)
+
+    monkeypatch.setattr(Daemon, "_arrived", counted)
+    return counts
+
+
+async def is_closed_on(sock: socket.socket, data: bytes) -> bool:
+    """Say something, and wait for the end; whether it was a reset, as where not all was read."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(5):
+            await loop.sock_sendall(sock, data)
+            while await loop.sock_recv(sock, 65536):
+                pass
+    except ConnectionError:
+        return True
+    return False
+
+
+JUNK = pytest.mark.parametrize(
+    "junk", [PICKLE, LENGTH_4_GIB, GZIP_BOMB, LONG_RECORD], ids=["pickle", "4GiB", "gzip", "tls"]
+)
+
+
+@JUNK
+async def test_what_is_no_login_is_closed_unread(tmp_path: Path, taken: list[int], junk: bytes) -> None:
+    """Promises 101, 106: not a byte of it is taken from the socket."""
     async with serving(tmp_path) as (daemon, _):
-        monkeypatch.setattr(daemon, "_tls", None)  # a handshake would fail on it
         with socket.create_connection(("127.0.0.1", daemon.port)) as sock:
             sock.setblocking(False)
-            loop = asyncio.get_running_loop()
-            answered: bytes | None = None
-            with contextlib.suppress(ConnectionError):  # reset: what had come was not read
-                await loop.sock_sendall(sock, first)
-                answered = await loop.sock_recv(sock, 1)
-            assert answered is None
+            assert await is_closed_on(sock, junk)
         await until(lambda: daemon.waiting == 0)
+        assert taken == [0]
+
+
+@JUNK
+@pytest.mark.parametrize("when", ["in the handshake", "in place of a token"])
+async def test_what_follows_a_good_beginning_is_closed_all_but_unread(
+    tmp_path: Path, taken: list[int], junk: bytes, when: str
+) -> None:
+    """Promise 106: with all that led to it, 4 KiB at most are taken."""
+    make_token(tmp_path / "token")
+    async with serving(tmp_path, tokens=tmp_path / "token") as (daemon, _):
+        with socket.create_connection(("127.0.0.1", daemon.port)) as sock:
+            caller = Caller(sock)
+            await caller.hear(caller.tls.do_handshake)
+            if when != "in the handshake":
+                await caller.hear(caller.tls.read)
+                junk = caller.sealed(junk)
+            assert await is_closed_on(sock, junk)
+        await until(lambda: daemon.waiting == 0)
+        assert 500 < sum(taken) <= 4096
         assert daemon.sessions == 0
-    assert heard == []
+
+
+async def test_a_chain_of_certificates_has_an_end(tmp_path: Path, taken: list[int]) -> None:
+    """Promise 106: OpenSSL by itself takes 100 KiB of them."""
+    async with serving(tmp_path) as (daemon, _):
+        own = (tmp_path / "client").read_text()
+        (tmp_path / "long").write_text(own + 100 * (tmp_path / "client.crt").read_text())
+        with socket.create_connection(("127.0.0.1", daemon.port)) as sock:
+            caller = Caller(sock, tmp_path / "long")
+            await caller.hear(caller.tls.do_handshake)
+            assert await is_closed_on(sock, caller.said.read())
+        await until(lambda: daemon.waiting == 0)
+        assert 500 < sum(taken) <= 4096
+
+
+async def test_a_login_by_rsa_has_room(tmp_path: Path) -> None:
+    """The longest of the keys that are in use."""
+    key = rsa.generate_private_key(65537, 4096)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x" * 60)])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
+    shown = builder.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "rsa.crt").write_bytes(shown.public_bytes(Encoding.PEM))
+    (tmp_path / "rsa").write_bytes(secret + shown.public_bytes(Encoding.PEM))
+    (tmp_path / "rsa").chmod(0o600)
+    async with (
+        serving(tmp_path, authorized=tmp_path / "rsa.crt") as (daemon, pin),
+        to(daemon, pin, tmp_path / "rsa") as machine,
+    ):
+        await machine.ping()
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"])

@@ -3,22 +3,19 @@
 import asyncio
 import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import pytest
-from tests.daemon.served import serving, to
+from tests.daemon.served import Caller, serving, to
 from tests.pace import in_time
 
 from aioremote.daemon import Daemon, make_token
 from aioremote.testing.checks import until
 from aioremote.transports.tokens import answer
 
-T = TypeVar("T")
 SIEGE_SECONDS = 30.0
 CROWD = 1000
 LOGIN_SECONDS = 10.0
@@ -71,28 +68,6 @@ async def besiege(daemon: Daemon, pin: str, keyfile: Path) -> None:
             sock.close()
 
 
-class Caller:
-    """A client that speaks TLS by hand, so that it can be slow anywhere."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        self.sock = sock
-        self.heard, self.said = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self.heard, self.said)
-        with contextlib.suppress(ssl.SSLWantReadError):
-            self.tls.do_handshake()
-
-    async def hear(self, step: Callable[[], T]) -> T:
-        """Say what there is to say, and read until `step` has all it needs."""
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self.sock, self.said.read())
-        while True:
-            self.heard.write(await loop.sock_recv(self.sock, 65536))
-            with contextlib.suppress(ssl.SSLWantReadError):
-                return step()
-
-
 async def at_first(caller: Caller, _: Path) -> list[bytes]:
     return [bytes([byte]) for byte in caller.said.read()]
 
@@ -110,11 +85,7 @@ async def after_the_handshake(caller: Caller, folder: Path) -> list[bytes]:
     assert certificate is not None
     proof = answer(asked, (folder / "token").read_bytes().strip(), certificate)
     assert proof is not None
-    records = []
-    for byte in proof:
-        caller.tls.write(bytes([byte]))
-        records.append(caller.said.read())
-    return records
+    return [caller.sealed(bytes([byte])) for byte in proof]
 
 
 async def be_slow(daemon: Daemon, folder: Path, how: Callable[[Caller, Path], Awaitable[list[bytes]]]) -> None:

@@ -14,13 +14,14 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import aioremote.outpost.far
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote.daemon.config import DaemonConfig, authorized_fingerprints, check_place, own_certificate, tls_context
 from aioremote.daemon.gate import Gate
 from aioremote.daemon.rooms import Door, Rooms
+from aioremote.daemon.tls import ServerTls
 from aioremote.transports.tcp import GREETING, REFUSAL, fingerprint_of
 from aioremote.transports.tokens import MAX_PROOF_BYTES, challenge, read_tokens, whose_answer
 
@@ -32,9 +33,6 @@ _KEEPALIVE_COUNT = 3  # silent intervals that make a lost client
 _END_SECONDS = 5.0  # for an outpost to end what it runs
 _HIGH_WATER_BYTES = 1048576  # of a splice, each way: with asyncio's 64 KiB it stands still between two chunks
 _BACKLOG = 128
-_RECORD_HEAD = 5  # type, version, length. Source: RFC 8446, section 5.1
-_HANDSHAKE = b"\x16\x03"
-_MOST_HELLO_BYTES = 4096
 _OUTPOST = """\
 import json, os, sys
 d = sys.argv[1]
@@ -173,8 +171,8 @@ class Daemon:
                 self._gate.leave(side)
             self._gate.succeeded(source)
             if self.sessions >= self.config.max_sessions:
-                side.transport.write(REFUSAL + b"%d sessions are open, the most allowed\n" % self.sessions)
-                side.transport.close()
+                side.write(REFUSAL + b"%d sessions are open, the most allowed\n" % self.sessions)
+                side.close()
                 return
             self.sessions += 1
             self._empty.clear()
@@ -192,22 +190,22 @@ class Daemon:
     async def _handshake(self, side: _Side) -> str:
         assert self._tls is not None
         assert side.raw is not None
-        await _first_record(side.raw)
-        made, _ = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: side, side.raw, ssl=self._tls, ssl_handshake_timeout=self.config.login_seconds
-        )
-        certificate = made.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        tls = await ServerTls.accept(side.raw, self._tls)
+        certificate = tls.certificate
         if certificate is None and self._tokens:
-            return await self._ask_for_token(side)
-        fingerprint = "" if certificate is None else fingerprint_of(certificate)
-        if fingerprint not in self._authorized:
-            raise PermissionError("its certificate is not one of the authorised")
-        return fingerprint
+            who = await self._ask_for_token(tls)
+        else:
+            who = "" if certificate is None else fingerprint_of(certificate)
+            if who not in self._authorized:
+                raise PermissionError("its certificate is not one of the authorised")
+        side.tls = tls
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: side, side.raw)
+        return who
 
-    async def _ask_for_token(self, side: _Side) -> str:
+    async def _ask_for_token(self, tls: ServerTls) -> str:
         tokens, certificate, asked = self._tokens, self._certificate, challenge()
-        side.transport.write(asked)
-        token = whose_answer(asked, await side.first_line(MAX_PROOF_BYTES), tokens, certificate)
+        await tls.say(asked)
+        token = whose_answer(asked, await tls.line(MAX_PROOF_BYTES), tokens, certificate)
         if token is None:
             raise PermissionError("its token is not one of the daemon's")
         return "token " + hashlib.sha256(token).hexdigest()
@@ -254,7 +252,7 @@ class Daemon:
 async def _part(side: _Side, other: _Side, near: socket.socket, process: asyncio.subprocess.Process) -> None:
     """Take a client and its outpost apart; `near` is the daemon's end of what joins them, and `other` reads it."""
     if other.over.done():  # what it said last still goes out
-        side.transport.close()
+        side.close()
         await asyncio.wait({side.over}, timeout=_END_SECONDS)
     other.transport.abort() if hasattr(other, "transport") else near.close()
     with suppress(TimeoutError):
@@ -278,32 +276,6 @@ async def _start(
     )  # fmt: skip
 
 
-async def _first_record(sock: socket.socket) -> None:
-    """Wait until the first record of a TLS handshake stands at the door; nothing of it, or of anything else, is read.
-
-    What waits costs no TLS, and what is none is closed unread.
-    """
-    loop = asyncio.get_running_loop()
-    there: asyncio.Future[None] = loop.create_future()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _RECORD_HEAD)  # else each byte would wake us
-    loop.add_reader(sock, _tell_once, there)
-    try:
-        await there
-    finally:
-        loop.remove_reader(sock)
-    head = sock.recv(_RECORD_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-    if len(head) < _RECORD_HEAD:
-        raise ConnectionAbortedError("closed before the handshake")
-    if head[:2] != _HANDSHAKE or int.from_bytes(head[3:]) > _MOST_HELLO_BYTES:
-        raise PermissionError(f"no TLS: it began with {head!r}")
-
-
-def _tell_once(there: asyncio.Future[None]) -> None:
-    if not there.done():
-        there.set_result(None)
-
-
 async def _start_room(far: socket.socket, active_fd: int) -> asyncio.subprocess.Process:
     return await _start("shared", far, {}, active_fd=active_fd)
 
@@ -316,18 +288,17 @@ class _Side(asyncio.Protocol):
         raw: the socket from which that is made later; closed with it.
 
     Attributes:
+        tls: what seals what goes out and opens what comes in; None on a unix socket, and towards an outpost.
         login: the task that serves a client; it ends where the client has to give up its place.
     """
 
     def __init__(self, arrived: Callable[[_Side], None], raw: socket.socket | None = None) -> None:
         self._arrived = arrived
         self.raw: socket.socket | None = raw
+        self.tls: ServerTls | None = None
         self.peer: _Side | None = None
         self.login: asyncio.Task[None] | None = None
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line: asyncio.Future[bytes] | None = None
-        self._most = 0
-        self._heard = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -344,26 +315,34 @@ class _Side(asyncio.Protocol):
         elif self.raw is not None:
             self.raw.close()
 
-    def data_received(self, data: bytes) -> None:
-        if self.peer is not None:
-            self.peer.transport.write(data)
-        elif self._line is None or self._line.done():  # nobody speaks before the greeting
-            self.transport.abort()
-        else:
-            self._heard += data[: self._most + 1]
-            if b"\n" in self._heard or len(self._heard) > self._most:
-                self.transport.pause_reading()
-                self._line.set_result(self._heard)
+    def write(self, data: bytes) -> None:
+        """Send, whatever is waiting already."""
+        if not self.transport.is_closing() and (sealed := data if self.tls is None else self.tls.sealed(data)):
+            self.transport.write(sealed)
 
-    async def first_line(self, most: int) -> bytes:
-        """Read a line, or what there is of one that is longer than `most` bytes."""
-        self._line, self._most = asyncio.get_running_loop().create_future(), most
-        self.transport.resume_reading()
-        either: set[asyncio.Future[Any]] = {self._line, self.over}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not self._line.done():
-            raise ConnectionAbortedError("closed before it has proved its token")
-        return self._line.result()
+    def close(self) -> None:
+        """Close when all has been sent; over TCP when the client has heard it too, or `drop` is called."""
+        self.peer = None
+        if self.tls is None or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.transport.write(self.tls.farewell())
+        self.transport.write_eof()
+        self.transport.resume_reading()  # what is not read would have what was sent forgotten
+
+    def data_received(self, data: bytes) -> None:
+        if self.peer is None:
+            return
+        if self.tls is not None:
+            try:
+                data = self.tls.opened(data)
+            except ssl.SSLError:
+                self.transport.abort()
+                return
+            self.write(b"")
+        self.peer.write(data)
+        if self.tls is not None and self.tls.ended:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.over.done():
