@@ -1,9 +1,10 @@
-"""A daemon in this loop, a machine on it, and a client that is none."""
+"""Daemons, in this loop and as a process; machines on them; and a client that speaks as it likes."""
 
 import asyncio
 import contextlib
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +30,43 @@ async def serving(folder: Path, **settings: object) -> AsyncIterator[tuple[Daemo
 
 def to(daemon: Daemon, pin: str, keyfile: Path) -> DaemonMachine:
     return DaemonMachine("127.0.0.1", daemon.port, keyfile=keyfile, server_fingerprint=pin)
+
+
+class Served:
+    """The process, its port, and the machine behind it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path, pin: str, first: str) -> None:
+        self.process = process
+        self._folder = folder
+        self._pin = pin
+        assert first.startswith("listening on 127.0.0.1:"), first
+        self.port = int(first.rpartition(":")[2])
+
+    def machine(self, key: str = "client") -> DaemonMachine:
+        return DaemonMachine("127.0.0.1", self.port, keyfile=self._folder / key, server_fingerprint=self._pin)
+
+    async def line(self) -> str:
+        assert self.process.stderr is not None
+        return (await self.process.stderr.readline()).decode().strip()
+
+
+async def started(*words: str) -> asyncio.subprocess.Process:
+    command = (sys.executable, "-m", "aioremote", "serve", "--listen", "127.0.0.1:0", *words)
+    return await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+
+
+@asynccontextmanager
+async def served(folder: Path, *words: str) -> AsyncIterator[Served]:
+    pin = make_key(folder / "server")
+    make_key(folder / "client")
+    process = await started("--key", str(folder / "server"), "--authorized", str(folder / "client.crt"), *words)
+    assert process.stderr is not None
+    try:
+        yield Served(process, folder, pin, (await process.stderr.readline()).decode().strip())
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 class Caller:
