@@ -190,7 +190,7 @@ class OpenSshMachine(Machine):
         program: the ssh to run, OpenSSH 8.5 or later.
         master: False starts an ssh for each program, which logs in for itself, where masters cannot be had: OpenSSH for
             Windows has none. An outpost, with "auto" at once where there is a Python, leaves one ssh for all. Without
-            one there are no listeners and no far unix sockets, and a program that a signal ended has the status 255.
+            one there are no listeners and no far unix sockets, and it is never known which signal ended a program.
         outpost, encoding: as for `SshMachine`.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from aioremote.errors import BootstrapError
 from aioremote.transports.linked import LinkedTransport
+from aioremote.transports.sudo.transport import SILENCE_SECONDS
 from aioremote.transports.views import add_view, close_views
 from aioremote.transports.within import Joins, WithinTransport, check_prefix, shown_prefix
 from aioremote.types import Address, Capability
@@ -56,7 +57,8 @@ class CommandTransport(LinkedTransport):
         if outpost not in ("auto", "always", "never"):
             raise ValueError(f'outpost={outpost!r}: give "auto", "always" or "never"')
         address = _address(inner.address, check_prefix(prefix), owns_inner=owns_inner)
-        self._within = WithinTransport(inner, prefix, joins=joins, address=address)
+        silence = 2 * keepalive * keepalive_count or SILENCE_SECONDS
+        self._within = WithinTransport(inner, prefix, joins=joins, address=address, silence=silence)
         super().__init__(self._within, keepalive=keepalive, keepalive_count=keepalive_count)
         self.host: str = self._within.host
         self._inner = inner

@@ -20,7 +20,7 @@ from aioremote._core.quoting import shell_line
 from aioremote.errors import ConnectError, UnsupportedError
 from aioremote.transports.sudo.door import Door
 from aioremote.transports.sudo.entry import ANSWER_SECONDS, Entry, Told, announced_argv
-from aioremote.transports.sudo.transport import EnteredTransport
+from aioremote.transports.sudo.transport import SILENCE_SECONDS, EnteredTransport
 from aioremote.types import Address, Capability, Endpoint, ProcessSpec
 
 if TYPE_CHECKING:
@@ -77,15 +77,25 @@ class WithinTransport(EnteredTransport):
         prefix: the command's words, ``("docker", "exec", "-i", "web")``. It has to pass standard input on.
         joins: "exec" appends the far argv, "shell" one line of shell syntax, for a command that feeds a shell.
         address: its own.
+        silence: seconds without a heartbeat after which the guard takes the link for lost.
     """
 
-    def __init__(self, inner: Transport, prefix: Sequence[str], *, joins: Joins = "exec", address: Address) -> None:
+    def __init__(
+        self,
+        inner: Transport,
+        prefix: Sequence[str],
+        *,
+        joins: Joins = "exec",
+        address: Address,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
         self._prefix = check_prefix(prefix)
         if joins not in ("exec", "shell"):
             raise ValueError(f'joins={joins!r}: give "exec" or "shell"')
         self._joins: Joins = joins
         capabilities = (_CAPABILITIES & inner.capabilities) | {Capability.FILES}
-        super().__init__(inner, address=address, capabilities=capabilities, whose=f"within {shown_prefix(prefix)}")
+        whose = f"within {shown_prefix(prefix)}"
+        super().__init__(inner, address=address, capabilities=capabilities, whose=whose, silence=silence)
         self.host: str = shown_prefix(prefix) if inner.address.scheme == "local" else self.host
 
     def _make_door(self) -> Door:

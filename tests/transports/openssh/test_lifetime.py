@@ -17,6 +17,8 @@ from aioremote.errors import ClosedError, ConnectionLost
 from aioremote.testing.checks import marked_processes, until
 from aioremote.testing.proxy import TcpProxy
 from aioremote.testing.sshd import Sshd
+from aioremote.transports.guard import Guard
+from aioremote.transports.openssh.plain import PlainOpenSshTransport
 from aioremote.transports.openssh.transport import OpenSshTransport
 
 STUBBORN = "trap '' TERM HUP; (trap '' TERM; sleep 600) & echo up; sleep 600; :"
@@ -29,9 +31,13 @@ def mark() -> str:
 
 async def known_to_the_guard(machine: Machine) -> None:
     """Wait until the far loop has been told of one command: orders are kept in their order."""
-    assert isinstance(machine.transport, OpenSshTransport)
-    link = await machine.transport._connected()
-    await until(lambda: link.guard is not None and link.guard.state == "open" and bool(link.guard._known))
+    transport = machine.transport
+    if isinstance(transport, PlainOpenSshTransport):
+        guard: Guard | None = transport._within.guard
+    else:
+        assert isinstance(transport, OpenSshTransport)
+        guard = (await transport._connected()).guard
+    await until(lambda: guard is not None and guard.state == "open" and bool(guard._known))
     await machine.ping()
 
 
@@ -74,12 +80,15 @@ async def test_promise_73_a_killed_client_leaves_nothing(kind: str, aioremote_ss
     await until(lambda: not marked_processes(mark), seconds=2.5)
 
 
-async def test_promise_73_a_black_hole_ends_the_tree(make: Maker, aioremote_sshd: Sshd, mark: str) -> None:
+@pytest.mark.parametrize("kind", [{"guard": "always"}, {"master": False}], ids=["master", "no master"])
+async def test_promise_73_a_black_hole_ends_the_tree(
+    make: Maker, aioremote_sshd: Sshd, mark: str, kind: dict[str, object]
+) -> None:
     """Promise 73: near after the silence, far two seconds later at the latest."""
     keys = HostKeys.pinned(aioremote_sshd.host_key_fingerprint)
     async with (
         TcpProxy(aioremote_sshd.host, aioremote_sshd.port) as proxy,
-        make(port=proxy.port, host_keys=keys, guard="always", keepalive=1, keepalive_count=1) as machine,
+        make(port=proxy.port, host_keys=keys, keepalive=1, keepalive_count=1, **kind) as machine,
     ):
         call = asyncio.get_running_loop().create_task(machine.shell(STUBBORN, env={"MARK": mark}))
         await until(lambda: list(marked_processes(mark).values()).count("sleep 600") == 2)

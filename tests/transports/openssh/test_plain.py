@@ -53,11 +53,16 @@ async def test_commands(plain: Maker) -> None:
 
 
 async def test_a_killed_command_is_no_lost_link(plain: Maker) -> None:
-    """Which signal it was ssh does not tell."""
+    """Which signal it was ssh does not tell; that one was sent from here does not say that it was this."""
     async with plain() as machine:
         with pytest.raises(CommandKilled) as caught:
             await machine.shell("kill -9 $$")
         assert caught.value.signal == "UNKNOWN"
+        async with machine.start_shell("trap 'kill -9 $$' TERM; echo up; read line") as process:
+            assert await process.stdout.receive() == b"up\n"
+            process.terminate()
+            await process.wait()
+            assert process.signal == "UNKNOWN"
 
 
 async def test_files(plain: Maker) -> None:

@@ -41,7 +41,7 @@ T = TypeVar("T")
 CLOSE_SECONDS = 1.4
 GUARD_OPENING_SECONDS = 1.0  # that a second command waits for the guard to get its session first
 STARVING_SECONDS = 2.0  # after which the guard gives its session to the only command there is
-SILENCE_SECONDS = 90.0  # without a heartbeat, after which the guard takes the link for lost
+SILENCE_SECONDS = 90.0
 
 
 class EnteredTransport(Transport, GuardHome):
@@ -52,16 +52,26 @@ class EnteredTransport(Transport, GuardHome):
         address: its own.
         capabilities: its own.
         whose: names it in errors, as "as root".
+        silence: seconds without a heartbeat after which the guard takes the link for lost.
     """
 
-    def __init__(self, inner: Transport, *, address: Address, capabilities: frozenset[Capability], whose: str) -> None:
+    def __init__(
+        self,
+        inner: Transport,
+        *,
+        address: Address,
+        capabilities: frozenset[Capability],
+        whose: str,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
         self.address: Address = address
         self.capabilities: frozenset[Capability] = capabilities
         self.host: str = inner.address.host or "localhost"
         self._whose = whose
         self.closed: bool = False
         self.closing: bool = False  # for the guard, which is needed until all have ended
-        self.guard: Guard = Guard(self, SILENCE_SECONDS)
+        self._silence = silence
+        self.guard: Guard = Guard(self, silence)
         self._inner = inner
         self._first = asyncio.Lock()
         self._starting = 0
@@ -105,7 +115,7 @@ class EnteredTransport(Transport, GuardHome):
     async def _start(self, spec: ProcessSpec) -> FarProcess:
         self._check_open()
         if self.guard.state == "none" and self._guarding is not None and self._guarding.lost:
-            self.guard, self._guarding = Guard(self, SILENCE_SECONDS), None  # somebody has connected again
+            self.guard, self._guarding = Guard(self, self._silence), None  # somebody has connected again
         starving = asyncio.get_running_loop().call_later(STARVING_SECONDS, self._feed_the_starving)
         self._starting += 1
         try:
