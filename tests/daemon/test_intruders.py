@@ -290,3 +290,30 @@ async def test_an_address_of_a_unix_socket_leads_there(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     async with serve(DaemonConfig(listen=str(tmp_path / "s"))), connect(f"unix://{tmp_path}/s") as machine:
         assert (await machine.run("echo", "in")).stdout == "in\n"
+
+
+async def test_a_client_that_takes_its_leave_is_let_go(tmp_path: Path) -> None:
+    """TLS says that nothing follows, and the connection stays open: nobody waits for its end."""
+    async with serving(tmp_path) as (daemon, _):
+        with socket.create_connection(("127.0.0.1", daemon.port)) as sock:
+            caller = Caller(sock, tmp_path / "client")
+            await caller.hear(caller.tls.do_handshake)
+            assert (await caller.hear(caller.tls.read)).startswith(b"aioremote-daemon")
+            await until(lambda: daemon.sessions == 1)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                caller.tls.unwrap()
+            await asyncio.get_running_loop().sock_sendall(sock, caller.said.read())
+            await until(lambda: daemon.sessions == 0)
+
+
+async def test_a_client_that_speaks_no_tls_after_its_login_is_let_go(tmp_path: Path) -> None:
+    """Promise 108: alone."""
+    async with serving(tmp_path) as (daemon, pin), to(daemon, pin, tmp_path / "client") as machine:
+        await machine.ping()
+        with socket.create_connection(("127.0.0.1", daemon.port)) as sock:
+            caller = Caller(sock, tmp_path / "client")
+            await caller.hear(caller.tls.do_handshake)
+            assert (await caller.hear(caller.tls.read)).startswith(b"aioremote-daemon")
+            await is_closed_on(sock, PICKLE)
+            await until(lambda: daemon.sessions == 1)
+        assert (await machine.run("echo", "untouched")).stdout == "untouched\n"
