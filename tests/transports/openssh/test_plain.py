@@ -8,9 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.pace import gone
 from tests.transports.openssh.conftest import PASSWORD, Maker
 
 from aioremote import HostKeys
+from aioremote.commands.process import Process
 from aioremote.errors import (
     AuthenticationError,
     CommandFailed,
@@ -24,10 +26,17 @@ from aioremote.errors import (
 )
 from aioremote.testing.checks import marked_processes, until
 from aioremote.testing.sshd import Sshd, TestUser
+from aioremote.transports.openssh.plain import PlainOpenSshTransport
+from aioremote.transports.sudo.process import SudoProcess
 
 STUBBORN = "trap '' TERM HUP; (trap '' TERM; sleep 600) & echo up; sleep 600; :"
 
 pytestmark = pytest.mark.usefixtures("aioremote_no_leaks")
+
+
+@pytest.fixture
+def mark() -> str:
+    return f"aioremote-mark-{secrets.token_hex(6)}"
 
 
 @pytest.fixture
@@ -151,28 +160,38 @@ async def test_an_ssh_that_dies_is_a_lost_link(plain: Maker, aioremote_sshd: Ssh
         assert (await machine.run("echo", "again")).stdout == "again\n"
 
 
-@pytest.mark.parametrize("age", ["young", "known to the guard"])
-@pytest.mark.parametrize("login", ["root", "user"])
-async def test_promise_117_what_ran_behind_an_ssh_that_was_killed_ends(
-    plain: Maker, aioremote_user: TestUser, login: str, age: str
+async def lose_its_ssh(process: Process, mark: str) -> None:
+    """Kill what a program is reached by, and see it end."""
+    assert await process.stdout.receive() == b"up\n"
+    await until(lambda: list(marked_processes(mark).values()).count("sleep 600") == 2)
+    inner = process._far
+    assert isinstance(inner, SudoProcess)
+    ssh = inner._sudo.pid
+    assert ssh is not None
+    psutil.Process(ssh).kill()
+    await gone(mark, within=2)
+    with pytest.raises(ConnectionLost) as caught:
+        await process.wait()
+    assert caught.value.outcome == "unknown"
+
+
+async def test_promise_117_what_ran_behind_an_ssh_that_was_killed_ends(plain: Maker, mark: str) -> None:
+    """Promise 117: though nobody waits for it or ends it, and there is no guard yet."""
+    async with plain() as machine, machine.start_shell(STUBBORN, env={"MARK": mark}) as process:
+        assert isinstance(machine.transport, PlainOpenSshTransport)
+        assert machine.transport._within.guard.state == "closed"
+        await lose_its_ssh(process, mark)
+
+
+async def test_promise_117_the_guard_ends_it_and_nothing_else(
+    plain: Maker, aioremote_user: TestUser, mark: str
 ) -> None:
-    """Promises 53, 117: though nobody waits for it, and nobody else ends; whether the guard is open yet or not."""
-    mark = f"aioremote-mark-{secrets.token_hex(6)}"
+    """Promise 117."""
     async with (
-        plain(user="root" if login == "root" else aioremote_user.name) as machine,
+        plain(user=aioremote_user.name) as machine,
         machine.start("cat") as other,
         machine.start_shell(STUBBORN, env={"MARK": mark}) as process,
     ):
-        assert await process.stdout.receive() == b"up\n"
-        await until(lambda: list(marked_processes(mark).values()).count("sleep 600") == 2)
-        inner = process._far  # type: ignore[attr-defined]
-        if age != "young":
-            await until(lambda: inner._guarded)
-            await machine.ping()
-        psutil.Process(inner._sudo.pid).kill()
-        await until(lambda: not marked_processes(mark), seconds=3)
-        with pytest.raises(ConnectionLost) as caught:
-            await process.wait()
-        assert caught.value.outcome == "unknown"
+        await lose_its_ssh(process, mark)
         await other.stdin.send(b"still there")
         assert await other.stdout.receive() == b"still there"
