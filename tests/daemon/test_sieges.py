@@ -21,7 +21,7 @@ CROWD = 1000
 LOGIN_SECONDS = 10.0
 MOST_GROWTH_BYTES = 40 * 2**20
 
-pytestmark = [pytest.mark.usefixtures("aioremote_no_leaks"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.usefixtures("aioremote_no_leaks"), pytest.mark.timeout(180)]
 
 
 def is_closed(sock: socket.socket) -> bool:
