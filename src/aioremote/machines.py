@@ -172,8 +172,8 @@ class OpenSshMachine(Machine):
     """A host behind the system's own ``ssh``: the user's whole ssh_config, ProxyJump, GSSAPI, FIDO keys.
 
     One private master holds the connection, and every command speaks to it directly: no process each. When the master
-    ends the machine is lost; no command ever connects by itself. Which signal ended a far program is known only where
-    it was sent from here: else ``.signal`` is "UNKNOWN".
+    ends the machine is lost; no command ever connects by itself. Which signal ended a far program is taken to be the
+    one that was sent from here: where none or several were, ``.signal`` is "UNKNOWN".
 
     Args:
         host: name, address, or an alias of the ssh config.

@@ -54,6 +54,19 @@ async def test_a_killed_command_is_no_lost_link(make: Maker) -> None:
         assert machine.state == "connected"
 
 
+async def test_of_two_signals_nobody_says_which_it_was(make: Maker) -> None:
+    """A result is never a guess: TERM was ignored here, and KILL did it."""
+    async with make() as machine:
+        async with machine.start_shell("trap '' TERM; echo up; while :; do sleep 0.1; done") as process:
+            assert await process.stdout.receive() == b"up\n"
+        assert (process.returncode, process.signal) == (-99, "UNKNOWN")
+        async with machine.start_shell("trap 'kill -9 $$' TERM; echo up; while :; do sleep 0.1; done") as process:
+            assert await process.stdout.receive() == b"up\n"
+            process.terminate()
+            process.kill()
+            assert await process.wait() == -99
+
+
 async def test_a_lost_master_is_replaced_where_that_is_asked_for(make: Maker) -> None:
     async with make(reconnect=True) as machine:
         await machine.run("true")

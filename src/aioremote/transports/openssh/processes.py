@@ -78,7 +78,8 @@ class MuxProcess(FarProcess):
         self._write_held = False
         self._at_line_start = True
         self._registration: Registration | None = None
-        self._sent_signal = ""
+        self._sent_signals: set[str] = set()
+        self._ended_at = float("inf")
         self._ending = False
         self._lost_output = False
         self._done = False
@@ -218,9 +219,15 @@ class MuxProcess(FarProcess):
     async def _find_out(self) -> None:
         """Tell a killed command from a lost link."""
         if await self._link.is_alive() and self.status is None:
-            name = self._sent_signal or _UNKNOWN_SIGNAL
+            name = self._signal_sent()
             self._exit(ExitStatus(-int(_SIGNALS.get(name, 99)), name))
         self._check_finished()
+
+    def _signal_sent(self) -> str:
+        """Return the signal that was sent from here; of several (KILL follows TERM) none, as nobody says which."""
+        if asyncio.get_running_loop().time() >= self._ended_at + GRACE_SECONDS:
+            self._sent_signals.add("KILL")
+        return min(self._sent_signals) if len(self._sent_signals) == 1 else _UNKNOWN_SIGNAL
 
     def _read_announcement(self, data: bytes) -> None:
         if self._announcement is None:
@@ -442,14 +449,15 @@ class MuxProcess(FarProcess):
             raise ValueError(f"no signal named {name!r}: give a name such as 'TERM' or 'INT'")
         if self._done or self.status is not None or self.pid is None or self._link.guard is None:
             return
-        self._sent_signal = name
+        self._sent_signals.add(name)
         self._link.guard.signal(self.pid, name)
 
     def end(self) -> None:
         if self._ending or self._done:
             return
         self._ending = True
-        self._sent_signal = "TERM"
+        self._ended_at = asyncio.get_running_loop().time()
+        self._sent_signals.add("TERM")
         self._forget()
         if self.pid is not None:
             self._end_now()
