@@ -5,8 +5,9 @@ import contextlib
 import os
 import pickle
 import signal
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -31,14 +32,11 @@ def login(request: pytest.FixtureRequest, aioremote_user: TestUser) -> str:
 
 
 @pytest.fixture
-def said(tmp_path: Path) -> Path:
+def said() -> Iterator[Path]:
     """A file that a far command makes when it has spoken; every login may make it."""
-    folder = tmp_path / "open to all"
-    folder.mkdir()
-    folder.chmod(0o777)
-    for parent in folder.parents[:3]:
-        parent.chmod(0o755)
-    return folder / "said"
+    with tempfile.TemporaryDirectory(prefix="open to all ") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder, "said")
 
 
 async def has_spoken(machine: SshMachine, said: Path) -> None:
