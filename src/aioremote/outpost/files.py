@@ -59,11 +59,13 @@ class OutpostFiles(FileSystem):
     """The far files as the outpost's user sees them.
 
     Args:
-        calls: returns the channel for single operations, and with it the link; brings both up.
+        link: returns the link, for trees; brings it up.
+        calls: returns the channel for single operations; brings it up too.
     """
 
-    def __init__(self, calls: Callable[[], Awaitable[FileCalls]]) -> None:
+    def __init__(self, link: Callable[[], Awaitable[Link]], calls: Callable[[], Awaitable[FileCalls]]) -> None:
         self.engine: str = "outpost"
+        self._link = link
         self._calls = calls
 
     async def _ask(self, name: str, *args: object) -> bytes:
@@ -212,11 +214,10 @@ class OutpostFiles(FileSystem):
     async def deltas(self) -> DeltaFiles:
         from aioremote.outpost.deltas import OutpostDeltas  # which stands above
 
-        return OutpostDeltas(self._calls)
+        return OutpostDeltas(self._link)
 
     async def _stream(self, order: bytes, *, window: int = BLOCK_BYTES) -> FileStream:
-        link = (await self._calls()).link
-        return FileStream(link, order, window=window)
+        return FileStream(await self._link(), order, window=window)
 
 
 class FileStream(Channel):

@@ -33,6 +33,7 @@ __all__ = [
     "UNREAD",
     "VERIFY",
     "Records",
+    "Told",
     "pack_error",
     "pack_piece",
     "pack_stat",
@@ -114,6 +115,14 @@ def pack_error(error: "OSError", path: "bytes", text: "str" = "") -> "bytes":
     """Return what the system said of a path."""
     name = errno.errorcode.get(error.errno or errno.EIO, "EIO")
     return record(ERROR, name.encode("ascii"), b"\0", path, b"\0", text.encode("utf-8", "replace"))
+
+
+class Told(Exception):
+    """What ends a transfer, and the other end has to know."""
+
+    def told(self) -> "bytes":
+        """Return the record that tells it."""
+        raise NotImplementedError
 
 
 class Records(object):

@@ -6,7 +6,7 @@ import socket
 from collections import deque
 
 from .file_frames import END, STOP
-from .file_helper import become_helper
+from .file_helper import become_helper, prepare
 from .frames import USUAL_LENGTH, cost
 from .handlers import Handler
 from .polling import READ, WRITE
@@ -33,6 +33,7 @@ class Files(Handler):
     def __init__(self, outpost: "Outpost", number: "int", header: "bytes") -> "None":
         self._outpost = outpost
         self._number = number
+        order = prepare(header)
         self._sock, there = socket.socketpair()
         for end in (self._sock, there):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -44,7 +45,7 @@ class Files(Handler):
             there.close()
             raise
         if not self._pid:
-            become_helper(there, header)
+            become_helper(there, order)
         there.close()
         self._sock.setblocking(False)
         self._unsent: "deque[bytes]" = deque()

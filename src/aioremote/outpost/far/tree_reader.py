@@ -8,7 +8,7 @@ import os
 import stat
 from collections import deque
 
-from .file_frames import BLOCK_BYTES
+from .file_frames import BLOCK_BYTES, CHANGED, Told, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _SEEK_DATA = getattr(os, "SEEK_DATA", None)
 _SPECIAL = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
-class Changed(Exception):
+class Changed(Told):
     """A file changed while it was read.
 
     Attributes:
@@ -35,6 +35,9 @@ class Changed(Exception):
     def __init__(self, path: "bytes") -> "None":
         super().__init__(path)
         self.path: "bytes" = path
+
+    def told(self) -> "bytes":
+        return record(CHANGED, self.path)
 
 
 def below(folder: "bytes", name: "bytes") -> "bytes":
