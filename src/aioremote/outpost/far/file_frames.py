@@ -34,6 +34,7 @@ __all__ = [
     "VERIFY",
     "Records",
     "Told",
+    "bounded",
     "pack_error",
     "pack_piece",
     "pack_stat",
@@ -82,16 +83,17 @@ def stat_fields(found: "Any") -> "tuple[int, ...]":
         found.st_size,
         found.st_uid,
         found.st_gid,
-        _bounded(found.st_atime_ns),
-        _bounded(found.st_mtime_ns),
-        _bounded(found.st_ctime_ns),
+        bounded(found.st_atime_ns),
+        bounded(found.st_mtime_ns),
+        bounded(found.st_ctime_ns),
         found.st_ino & (2**64 - 1),
         found.st_dev & (2**64 - 1),
         found.st_nlink,
     )
 
 
-def _bounded(time: "int") -> "int":
+def bounded(time: "int") -> "int":
+    """Return a time as it can be told."""
     return time if _LEAST <= time <= _MOST else _LEAST if time < 0 else _MOST
 
 

@@ -33,7 +33,7 @@ from .supervisor import stand_apart
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
     from .tree_reader import TreeReader
@@ -44,6 +44,7 @@ __all__ = ["become_helper", "prepare"]
 READ_BYTES = 1048576
 DIGEST_BYTES = 32
 HELD_ENTRIES = 100000  # of a listing, until the near end has judged its digest
+FEW_ENTRIES = 500  # cost less than a round trip
 
 
 def prepare(order: "bytes") -> "tuple[str, bytes, dict[str, Any]]":
@@ -107,7 +108,36 @@ def _read(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "N
     from .tree_reader import TreeReader
 
     reader = TreeReader(path, pack_piece)
-    for batch in reader.batches():
+    _send_read(sock, reader, reader.batches())
+
+
+def _read_chosen(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    """Read the files that are asked for, once all are: whoever asks does not listen before."""
+    from .tree_reader import TreeReader
+
+    chosen: "list[tuple[bytes, _Stat]]" = []
+    for body in _asked(sock):
+        fields = PIECE.unpack_from(body)
+        chosen.append((body[PIECE.size :], _Stat(fields[4], fields[5], fields[8], fields[9])))
+    reader = TreeReader(path, pack_piece)
+    _send_read(sock, reader, reader.chosen(chosen))
+
+
+def _asked(sock: "socket.socket") -> "Iterator[bytes]":
+    """Yield records until they are finished."""
+    records = Records()
+    while True:
+        data = sock.recv(READ_BYTES)
+        if not data:
+            raise BrokenPipeError
+        for body in records.feed(data):
+            if body == FINISH:
+                return
+            yield body
+
+
+def _send_read(sock: "socket.socket", reader: "TreeReader", batches: "Iterator[list[bytes]]") -> "None":
+    for batch in batches:
         parts: "list[bytes]" = []
         if reader.files:
             parts.append(record(FOUND, b"%d %d" % (reader.files, reader.bytes)))
@@ -137,7 +167,7 @@ def _list(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "N
             digest.add(found)
         else:
             sock.sendall(record(DIGESTS, digest.value()))
-            if not sock.recv(READ_BYTES):
+            if count > FEW_ENTRIES and not sock.recv(READ_BYTES):
                 return
         batches = itertools.chain(held, batches)
     for found, failed in batches:
@@ -151,18 +181,9 @@ def _digest(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> 
     """Hash the files that are asked for, once all are: whoever asks does not listen before."""
     from .tree_lister import file_digest
 
-    records = Records()
-    paths: "list[bytes]" = []
-    while True:
-        data = sock.recv(READ_BYTES)
-        if not data:
-            return
-        for body in records.feed(data):
-            if body == FINISH:
-                for name in paths:
-                    sock.sendall(record(DIGESTS, file_digest(name) or bytes(DIGEST_BYTES)))
-                return
-            paths += body.split(b"\0")
+    paths = [name for body in _asked(sock) for name in body.split(b"\0")]
+    for name in paths:
+        sock.sendall(record(DIGESTS, file_digest(name) or bytes(DIGEST_BYTES)))
 
 
 def _remove(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
@@ -281,6 +302,7 @@ _NEEDED = {  # modules
     "list": "tree_lister",
     "patch": "patching",
     "read": "tree_reader",
+    "read chosen": "tree_reader",
     "remove": "tree_reader",
     "sums": "patching",
     "write": "tree_writer",
@@ -292,6 +314,7 @@ _ACTS = {
     "list": _list,
     "patch": _patch,
     "read": _read,
+    "read chosen": _read_chosen,
     "remove": _remove,
     "sums": _sums,
     "write": _write,

@@ -8,11 +8,11 @@ import os
 import stat
 from collections import deque
 
-from .file_frames import BLOCK_BYTES, CHANGED, Told, record
+from .file_frames import BLOCK_BYTES, CHANGED, Told, bounded, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     _Files = list[tuple[bytes, os.stat_result]]
@@ -88,6 +88,23 @@ class TreeReader(object):
                 yield others
             yield from self._read_files(files)
 
+    def chosen(self, files: "Iterable[tuple[bytes, Any]]") -> "Iterator[list[Any]]":
+        """Yield the pieces of files of the tree, likewise, given each with its stat as it was listed.
+
+        Raises:
+            OSError: with the path.
+            Changed: a file is not what was listed any more.
+        """
+        return self._read_files((path, self._as_listed(path, listed)) for path, listed in files)
+
+    def _as_listed(self, path: "bytes", listed: "Any") -> "os.stat_result":
+        full = below(self._root, path)
+        found = os.lstat(full)
+        time = bounded(found.st_mtime_ns)
+        if not stat.S_ISREG(found.st_mode) or (found.st_size, time) != (listed.st_size, listed.st_mtime_ns):
+            raise Changed(full)
+        return found
+
     def _found(self, found: "os.stat_result") -> "None":
         self.files += 1
         self.bytes += found.st_size
@@ -116,7 +133,7 @@ class TreeReader(object):
                 pass
         return others, files
 
-    def _read_files(self, files: "_Files") -> "Iterator[list[Any]]":
+    def _read_files(self, files: "Iterable[tuple[bytes, os.stat_result]]") -> "Iterator[list[Any]]":
         group: "list[Any]" = []
         size = 0
         for path, found in files:
