@@ -213,3 +213,21 @@ async def test_a_link_out_of_a_far_tree_is_left_out(tmp_path: Path) -> None:
         report = await machine.sync(machine.path(str(tmp_path / "far")), tmp_path / "near", delete=True)
     assert report.skipped == (("link", "a link that leads out of the tree"),)
     assert (tmp_path / "near" / "link").read_text() == "mine"
+
+
+async def test_the_same_tree_told_by_a_digest(files_machine: Machine, far: RemotePath, source: Path) -> None:
+    """What is excluded, and what is no file, counts as it does where all is listed."""
+    (source / "deep" / "a.log").write_text("x")
+    (source / "logs").mkdir()
+    (source / "logs" / "a.txt").write_text("x")
+    await files_machine.sync(source, far / "tree")
+    os.mkfifo(source / "pipe")
+    os.mkfifo(near(far / "tree" / "pipe"))
+    exclude = ["*.log", "/logs/"]
+    for checksum in (False, True):
+        same = await files_machine.sync(source, far / "tree", exclude=exclude, checksum=checksum, delete=True)
+        assert (same.sent, same.deleted, same.unchanged) == ((), (), 43)
+        assert same.skipped == (("pipe", "a pipe"),)
+    back = await files_machine.sync(far / "tree", source, exclude=exclude)
+    assert (back.sent, back.unchanged, back.skipped) == ((), 43, (("pipe", "a pipe"),))
+    assert (near(far / "tree" / "logs" / "a.txt")).exists()

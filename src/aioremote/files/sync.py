@@ -19,7 +19,7 @@ from aioremote._core.pieces import Piece, Tally, TreeOptions, checked, is_safe_l
 from aioremote._core.stats import same_time
 from aioremote.errors import FileMissing, file_error
 from aioremote.files.delta import send_changes
-from aioremote.files.listing import Excluded, Listing, excluder, list_tree
+from aioremote.files.listing import LEADS_OUT, Excluded, Listing, NearTree, excluder, list_tree
 from aioremote.files.verifying import digests_of
 from aioremote.types import SyncReport
 
@@ -77,8 +77,14 @@ async def sync(
     began = time.perf_counter()
     excluded = excluder(exclude)
     tally = Tally(progress)
-    here, there = await _list_both(source, target, excluded)
-    plan = await _plan(source, target, here, there, tally, checksum=checksum)
+    here, there, near = await _list_both(source, target, excluded, checksum=checksum)
+    if near is None:
+        plan = await _plan(source, target, here, there, tally, checksum=checksum)
+    else:
+        count, skipped = await near.judged(excluded, links_anywhere=source.is_near)
+        plan = _Plan(unchanged=count)
+        for path, why in skipped:
+            tally.skip(path, why)
     removed = _removals(plan, there) if delete else []
     sent = sorted([*plan.files, *plan.links])
     if not dry_run:
@@ -106,28 +112,44 @@ async def sync(
     )
 
 
-async def _list_both(source: End, target: End, excluded: Excluded) -> tuple[Listing, Listing]:
-    """Return what is at both ends; the source has to be there."""
-    near, far = (source, target) if source.is_near else (target, source)
-    is_same = False
+async def _list_both(
+    source: End, target: End, excluded: Excluded, *, checksum: bool
+) -> tuple[Listing, Listing, NearTree | None]:
+    """Return what is at both ends; or the near one alone, where a digest tells that the other is the same.
 
-    async def as_here(digest: bytes) -> bool:
+    Raises:
+        FileMissing: the source is not there.
+    """
+    near, far = (source, target) if source.is_near else (target, source)
+    if not near.is_near:  # two far paths
+        here, there = await _at_once(list_tree(source, excluded), list_tree(target, excluded))
+        return _with_source(source, here), there, None
+    tree, is_same = NearTree(near.path), False
+    listed = asyncio.Event()
+
+    async def list_near() -> None:
+        await tree.read()
+        listed.set()
+
+    async def as_near(digest: bytes) -> bool:
         nonlocal is_same
-        ours = await here
-        is_same = ours.exists and digest == await asyncio.to_thread(ours.digest)
+        await listed.wait()
+        is_same = digest == tree.digest
         return is_same
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            here = group.create_task(list_tree(near, excluded))
-            there = group.create_task(list_tree(far, excluded, unless=as_here))
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # the first of them, as one end alone would raise it
-    ours, theirs = here.result(), here.result() if is_same else there.result()
-    listings = (ours, theirs) if near is source else (theirs, ours)
-    if not listings[0].exists:
+    _, theirs = await _at_once(list_near(), list_tree(far, excluded, unless=as_near))
+    if is_same and not checksum:
+        return theirs, theirs, tree
+    ours = await tree.listing(excluded)
+    theirs = ours if is_same else theirs
+    here, there = (ours, theirs) if near is source else (theirs, ours)
+    return _with_source(source, here), there, None
+
+
+def _with_source(source: End, listing: Listing) -> Listing:
+    if not listing.exists:
         raise file_error(errno.ENOENT, os.fsdecode(source.path), host=source.host)
-    return listings
+    return listing
 
 
 async def _plan(source: End, target: End, here: Listing, there: Listing, tally: Tally, *, checksum: bool) -> _Plan:
@@ -142,7 +164,7 @@ async def _plan(source: End, target: End, here: Listing, there: Listing, tally: 
         if stat.is_symlink():
             text = here.targets[path]
             if not source.is_near and not is_safe_link(path, text):
-                tally.skip(path, "a link that leads out of the tree")
+                tally.skip(path, LEADS_OUT)
                 continue
             if there.targets.get(path) == text:
                 plan.unchanged += 1
