@@ -30,7 +30,7 @@ async def test_few_at_once_and_everyone_in_the_end() -> None:
         watcher.cancel()
     assert max(in_turn) <= 4
     assert sorted(passed) == sorted([*range(50)] * 3)
-    assert sorted(passed[:50]) == [*range(50)]  # nobody twice before everyone once
+    assert {*passed[:54]} == {*range(50)}  # but for what goes at once, nobody twice before everyone once
 
 
 async def test_who_is_cancelled_holds_nobody_up() -> None:
@@ -43,7 +43,7 @@ async def test_who_is_cancelled_holds_nobody_up() -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(send(number)) for number in range(30)]
         await asyncio.sleep(0)
-        for task in tasks[5:20]:
+        for task in tasks[5:20]:  # which wait
             task.cancel()
     assert passed == [*range(5), *range(20, 30)]
 

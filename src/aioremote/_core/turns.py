@@ -1,6 +1,6 @@
-"""Turns of the event loop for many who send much at once, so that others have the loop between them.
+"""Turns of the event loop for those who send much, so that others have the loop between them.
 
-Each alone gives the loop back after a piece; fifty that are ready in the same turn would hold it up for all of theirs.
+Where fifty give the loop back after a piece each, and are ready in the same turn, they hold it up for the sum.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 
 __all__ = ["next_turn"]
 
-_AT_ONCE = 4  # in one turn of the loop
+_AT_ONCE = 4  # in one turn of the loop, be they of one sender: each turn costs as much as sending 20 KiB
 
 
 async def next_turn() -> None:
-    """Return in one of the loop's next turns, together with few others that have waited here; first come, first served.
+    """Return in a turn of the loop in which few have passed here, first come, first served: at once, or in a later one.
 
     Cancellation: gives the place to nobody else; the next ones go on a turn later.
     """
@@ -36,7 +36,6 @@ class _Turns:
     async def next(self) -> None:
         if self._taken < _AT_ONCE:  # then nobody waits
             self._take()
-            await asyncio.sleep(0)
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)

@@ -27,7 +27,7 @@ STREAM_BYTES = 32 * 1024 * 1024  # of a file that is worth a far program
 _READ = b'exec cat <"$1"'
 _WRITE = b'exec cat >>"$1"'
 _PART_BYTES = 1024 * 1024
-_SENT_BYTES = 64 * 1024  # at once: many hosts share a loop, and each holds so much
+_SENT_BYTES = 128 * 1024  # at once: many hosts share a loop, and each holds so much
 _AHEAD_BYTES = 4 * 1024 * 1024
 _SAID_BYTES = 64 * 1024
 
