@@ -251,6 +251,13 @@ class FileStream(Channel):
         """
         try:
             data, _ = await self._next()
+            if self._pieces:  # what has come while the last was written; each batch costs a turn of a thread
+                parts, size = [data], len(data)
+                while self._pieces and size < BLOCK_BYTES:
+                    data, _ = await self._next()
+                    parts.append(data)
+                    size += len(data)
+                data = b"".join(parts)
             return self._records.feed(data)
         except anyio.EndOfStream:
             text = f"{self.host}: the far helper for files ended early"

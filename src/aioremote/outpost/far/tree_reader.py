@@ -158,7 +158,9 @@ class TreeReader(object):
     def _read_small(self, path: "bytes", found: "os.stat_result") -> "Any":
         full, fd = self._open(path)
         try:
-            data = _read_fully(fd, found.st_size + 1)
+            data = os.read(fd, found.st_size + 1)  # a system call less than to read until the end
+            if len(data) != found.st_size:
+                data += _read_fully(fd, found.st_size + 1 - len(data))
             _check_unchanged(fd, found, len(data), full)
         except OSError as error:
             raise _named(error, full) from error
