@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Files"]
 
 READ_BYTES = 262144
+WRITE_WINDOW = 2097152  # of a tree that is written: on a long road less is a round trip more
 BUFFER_BYTES = 1048576  # asked for; fewer turns of the loop for the same bytes
 
 
@@ -57,6 +58,8 @@ class Files(Handler):
         self._events = READ
         outpost.children.add(self._pid, self._on_exit)
         outpost.accept(number)
+        if order[0] == "write":
+            outpost.widen(number, WRITE_WINDOW)
         outpost.watch(self._sock.fileno(), self._on_ready)
 
     # what the near end says
