@@ -34,10 +34,11 @@ def aioremote(site: Site, source: str) -> Measured:
         with tempfile.TemporaryDirectory(dir=PLACE) as folder:
             async with machine() as first:
                 await first.sync(source, folder)
-            async with machine() as near, ticking() as stall:
-                await near.python.version()  # the outpost belongs to a connection that is in use
-                with metered() as used:
-                    report = await near.sync(source, folder)
+            async with machine() as near:
+                await near.python.version()  # the outpost belongs to a connection that is in use, and so do imports
+                async with ticking() as stall:
+                    with metered() as used:
+                        report = await near.sync(source, folder)
             assert not report.sent
             began = time.perf_counter()
             async with machine() as another:

@@ -277,6 +277,16 @@ class FileSystem(Protocol):
         """
         ...
 
+    def read_files(self, root: bytes, chosen: Sequence[tuple[bytes, FileStat]]) -> AsyncGenerator[Sequence[Piece]]:
+        """Yield chosen files of a tree as `read_tree` does, each with what was listed of it.
+
+        Names come back as the far side tells them: whoever writes has to compare them with what was asked for.
+
+        Raises:
+            FileChanged: a file is not what was listed any more, by size and time of change.
+        """
+        ...
+
     async def write_tree(
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions
     ) -> None:

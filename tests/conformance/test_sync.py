@@ -10,7 +10,7 @@ from tests.conformance.test_files import near
 from tests.conformance.test_transfers import tree
 
 from aioremote import FileStat, LocalMachine, Machine, RemotePath, UnsafePathError
-from aioremote._core.pieces import Listed
+from aioremote._core.pieces import Listed, Piece
 from aioremote.protocols import Unless
 from aioremote.transports.local_files import LocalFiles
 
@@ -152,6 +152,58 @@ async def test_a_lying_far_side_reaches_nothing(monkeypatch: pytest.MonkeyPatch,
     assert (tmp_path / "near" / "stray").exists()
 
 
+class Giving(LocalFiles):
+    """Sends what was not asked for, and not what was."""
+
+    def __init__(self, name: bytes) -> None:
+        super().__init__()
+        self.name = name
+
+    async def read_files(
+        self, root: bytes, chosen: Sequence[tuple[bytes, FileStat]]
+    ) -> AsyncGenerator[Sequence[Piece]]:
+        for _, stat in chosen:
+            yield [Piece(self.name, stat, b"x" * stat.st_size)] if self.name else []
+
+
+@pytest.mark.parametrize("name", [b"kept.log", b"../outside", b""])
+async def test_a_far_side_that_sends_what_was_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: bytes
+) -> None:
+    """Not even in a directory that takes files: what is excluded stays as it is (promise 63)."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "file").write_text("new")
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "kept.log").write_text("mine")
+    (tmp_path / "outside").write_text("outside")
+    async with LocalMachine() as machine:
+
+        async def open_files(engine: str = "auto") -> LocalFiles:
+            return Giving(name)
+
+        monkeypatch.setattr(machine.transport, "open_files", open_files)
+        with pytest.raises(UnsafePathError, match=r"not what was asked for|not among"):
+            await machine.sync(machine.path(str(tmp_path / "far")), tmp_path / "near", exclude=["*.log"])
+    assert tree(tmp_path / "near") == {"kept.log": b"mine"}
+    assert (tmp_path / "outside").read_text() == "outside"
+
+
+async def test_many_files_come_in_one_go(files_machine: Machine, far: RemotePath, tmp_path: Path) -> None:
+    """More than a short listing, which comes without being asked for."""
+    source = tmp_path / "many"
+    for number in range(700):
+        path = source / f"d{number % 7}" / f"f{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d" % number)
+    await files_machine.sync(source, far / "tree")
+    report = await files_machine.sync(far / "tree", tmp_path / "back")
+    assert len(report.sent) == 700
+    assert tree(tmp_path / "back") == tree(source)
+    (source / "d3" / "f3").write_bytes(b"changed")
+    assert (await files_machine.sync(source, far / "tree")).sent == ("d3/f3",)
+    assert (await files_machine.sync(far / "tree", tmp_path / "back")).sent == ("d3/f3",)
+
+
 async def test_a_link_out_of_a_far_tree_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "link").symlink_to("/etc/passwd")
@@ -161,3 +213,21 @@ async def test_a_link_out_of_a_far_tree_is_left_out(tmp_path: Path) -> None:
         report = await machine.sync(machine.path(str(tmp_path / "far")), tmp_path / "near", delete=True)
     assert report.skipped == (("link", "a link that leads out of the tree"),)
     assert (tmp_path / "near" / "link").read_text() == "mine"
+
+
+async def test_the_same_tree_told_by_a_digest(files_machine: Machine, far: RemotePath, source: Path) -> None:
+    """What is excluded, and what is no file, counts as it does where all is listed."""
+    (source / "deep" / "a.log").write_text("x")
+    (source / "logs").mkdir()
+    (source / "logs" / "a.txt").write_text("x")
+    await files_machine.sync(source, far / "tree")
+    os.mkfifo(source / "pipe")
+    os.mkfifo(near(far / "tree" / "pipe"))
+    exclude = ["*.log", "/logs/"]
+    for checksum in (False, True):
+        same = await files_machine.sync(source, far / "tree", exclude=exclude, checksum=checksum, delete=True)
+        assert (same.sent, same.deleted, same.unchanged) == ((), (), 43)
+        assert same.skipped == (("pipe", "a pipe"),)
+    back = await files_machine.sync(far / "tree", source, exclude=exclude)
+    assert (back.sent, back.unchanged, back.skipped) == ((), 43, (("pipe", "a pipe"),))
+    assert (near(far / "tree" / "logs" / "a.txt")).exists()

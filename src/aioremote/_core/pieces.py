@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ __all__ = [
     "kind_of_special",
     "temp_name",
     "unsafe_path",
+    "with_first",
 ]
 
 # A temporary file's name; its length does not depend on the target's, which may be as long as names can be.
@@ -282,6 +283,14 @@ async def checked(
     async with aclosing(pieces):
         async for batch in pieces:
             yield [piece for piece in batch if judge.admits(piece)]
+
+
+async def with_first(first: Sequence[Piece], pieces: AsyncIterator[Sequence[Piece]]) -> AsyncGenerator[Sequence[Piece]]:
+    """Yield a batch that was taken to look at it, and the rest."""
+    if first:
+        yield first
+    async for batch in pieces:
+        yield batch
 
 
 async def carry(

@@ -7,7 +7,7 @@ from typing import cast
 
 from aioremote.types import FileStat
 
-__all__ = ["file_stat"]
+__all__ = ["file_stat", "same_time"]
 
 
 def _setter(name: str) -> Callable[[FileStat, int], None]:
@@ -36,3 +36,10 @@ def file_stat(
     _device(made, device)
     _links(made, links)
     return made
+
+
+def same_time(one: int, other: int) -> bool:
+    """Whether two times are equal as far as both sides tell: some only know whole seconds."""
+    if one % 10**9 and other % 10**9:
+        return one == other
+    return one // 10**9 == other // 10**9

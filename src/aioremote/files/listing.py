@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import groupby
+from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR
 from typing import TYPE_CHECKING
 
-from aioremote._core.pieces import TEMP_MARK, check_names, unsafe_path
+from aioremote._core.pieces import TEMP_MARK, check_names, is_safe_link, kind_of_special, unsafe_path
 from aioremote.errors import FileMissing
 from aioremote.outpost.far.tree_lister import TreeDigest
+from aioremote.outpost.far.tree_lister import list_tree as found_below
+from aioremote.transports.local_calls import in_thread, local_error, named, stat_of
 
 if TYPE_CHECKING:
     from aioremote._core.pieces import Listed
@@ -19,7 +22,11 @@ if TYPE_CHECKING:
     from aioremote.protocols import Unless
     from aioremote.types import FileStat
 
-__all__ = ["Excluded", "Listing", "excluder", "list_tree"]
+    _Found = tuple[bytes, os.stat_result, bytes]
+
+__all__ = ["LEADS_OUT", "Excluded", "Listing", "NearTree", "excluder", "list_tree"]
+
+LEADS_OUT = "a link that leads out of the tree"
 
 Excluded = Callable[[bytes, bool], bool]
 """Whether a path below the root is left alone; the second argument says whether it is a directory."""
@@ -40,12 +47,6 @@ class Listing:
     targets: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     guarded: set[bytes] = field(default_factory=set[bytes])
     exists: bool = True
-
-    def digest(self) -> bytes:
-        """Return the digest of what a sync compares, as `FileSystem.list_tree` tells it of the other end."""
-        digest = TreeDigest()
-        digest.add((path, stat, self.targets.get(path, b"")) for path, stat in self.entries.items())
-        return digest.value()
 
     def guard(self, path: bytes) -> None:
         """Note that something at this path is not to be touched."""
@@ -100,6 +101,101 @@ async def list_tree(end: End, excluded: Excluded, *, unless: Unless | None = Non
             raise
         listing.exists = False
     return listing
+
+
+class NearTree:
+    """A tree of this machine as it was listed. Most are the same at the other end: little is made of each entry.
+
+    Attributes:
+        exists: whether there is a root.
+        digest: of all that is in it, as `FileSystem.list_tree` tells it of the other end; b"" where that is not known.
+    """
+
+    def __init__(self, root: bytes) -> None:
+        self.exists: bool = True
+        self.digest: bytes = b""
+        self._root = root
+        self._found: list[_Found] = []
+        self._failed: list[tuple[bytes, OSError]] = []
+
+    async def read(self) -> None:
+        """List it.
+
+        Raises:
+            FileError: it cannot be listed.
+        """
+        batches, digest = found_below(self._root), TreeDigest()
+        try:
+            while await named(self._root, self._take_next, batches, digest):
+                pass
+        except FileMissing:
+            self.exists = False
+            return
+        if not self._failed:
+            self.digest = digest.value()
+
+    def _take_next(
+        self, batches: Iterator[tuple[list[_Found], list[tuple[bytes, OSError]]]], digest: TreeDigest
+    ) -> bool:
+        batch = next(batches, None)
+        if batch is None:
+            return False
+        self._found += batch[0]
+        self._failed += batch[1]
+        digest.add(batch[0])
+        return True
+
+    async def listing(self, excluded: Excluded) -> Listing:
+        """Return it as `list_tree` does.
+
+        Raises:
+            FileError: a directory in it cannot be listed.
+        """
+        return await in_thread(self._listing, excluded)
+
+    def _listing(self, excluded: Excluded) -> Listing:
+        listing, left = Listing(exists=self.exists), set[bytes]()
+        for path, told, target in self._kept(excluded, left, listing.guard):
+            listing.entries[path] = stat_of(told)
+            if target:
+                listing.targets[path] = target
+        for path, error in self._failed:
+            if path not in left:
+                raise local_error(error, os.path.join(self._root, path))
+        return listing
+
+    async def judged(self, excluded: Excluded, *, links_anywhere: bool) -> tuple[int, list[tuple[bytes, str]]]:
+        """Return how many files and links it has, and what is left out, with the reasons."""
+        return await in_thread(self._judged, excluded, links_anywhere)
+
+    def _judged(self, excluded: Excluded, links_anywhere: bool) -> tuple[int, list[tuple[bytes, str]]]:  # noqa: FBT001
+        count, skipped = 0, list[tuple[bytes, str]]()
+        for path, told, target in self._kept(excluded, set()):
+            kind = S_IFMT(told.st_mode)
+            if kind == S_IFREG or (kind == S_IFLNK and (links_anywhere or is_safe_link(path, target))):
+                count += 1
+            elif kind == S_IFLNK:
+                skipped.append((path, LEADS_OUT))
+            elif kind != S_IFDIR:
+                skipped.append((path, kind_of_special(stat_of(told)) or ""))
+        return count, skipped
+
+    def _kept(
+        self, excluded: Excluded, left: set[bytes], guard: Callable[[bytes], None] | None = None
+    ) -> Iterator[_Found]:
+        """Yield what is not excluded; `left` takes the directories that are, with those in them."""
+        for found in self._found:
+            path, is_dir = found[0], S_ISDIR(found[1].st_mode)
+            if left and path.rpartition(b"/")[0] in left:
+                if is_dir:
+                    left.add(path)
+            elif not excluded(path, is_dir):
+                yield found
+            else:
+                if guard is not None:
+                    guard(path)
+                if is_dir:
+                    left.add(path)
 
 
 class _Judge:

@@ -65,7 +65,7 @@ class MachineFiles:
             engine: how the far files are reached: "sftp", "outpost" or another of `Transport.open_files`. "auto" takes
                 an outpost for trees, and brings it up for the first, where there is a Python. `TransferReport.engine`
                 tells.
-            progress: called with a TransferProgress after each piece, on the loop; an outpost may then have up to 2 MiB
+            progress: called with a TransferProgress after each piece, on the loop; an outpost may then have up to 3 MiB
                 of it still under way.
 
         Raises:

@@ -10,16 +10,16 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from aioremote._core.pieces import Piece, Tally, TreeOptions, checked, is_safe_link, kind_of_special
-from aioremote.errors import FileChanged, FileMissing, file_error
+from aioremote._core.pieces import Piece, Tally, TreeOptions, checked, is_safe_link, kind_of_special, unsafe_path
+from aioremote._core.stats import same_time
+from aioremote.errors import FileMissing, file_error
 from aioremote.files.delta import send_changes
-from aioremote.files.listing import Excluded, Listing, excluder, list_tree
-from aioremote.files.resuming import PIECE_BYTES
+from aioremote.files.listing import LEADS_OUT, Excluded, Listing, NearTree, excluder, list_tree
 from aioremote.files.verifying import digests_of
 from aioremote.types import SyncReport
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["sync"]
 
-_SMALL_BYTES = 32 * 1024  # files up to this size are read several at a time
-_AT_ONCE = 128
+S = TypeVar("S")
+T = TypeVar("T")
+_READ_TOGETHER = 10_000  # files that are asked for at once
 _TURN_ENTRIES = 1000  # compared in one turn of the loop
 
 
@@ -76,8 +77,14 @@ async def sync(
     began = time.perf_counter()
     excluded = excluder(exclude)
     tally = Tally(progress)
-    here, there = await _list_both(source, target, excluded)
-    plan = await _plan(source, target, here, there, tally, checksum=checksum)
+    here, there, near = await _list_both(source, target, excluded, checksum=checksum)
+    if near is None:
+        plan = await _plan(source, target, here, there, tally, checksum=checksum)
+    else:
+        count, skipped = await near.judged(excluded, links_anywhere=source.is_near)
+        plan = _Plan(unchanged=count)
+        for path, why in skipped:
+            tally.skip(path, why)
     removed = _removals(plan, there) if delete else []
     sent = sorted([*plan.files, *plan.links])
     if not dry_run:
@@ -87,8 +94,7 @@ async def sync(
             changed = {path: (here.entries[path], there.entries[path]) for path in plan.files if path in there.entries}
             patched = await send_changes(source, target, changed, tally) if delta else set[bytes]()
             plan.files = [path for path in plan.files if path not in patched]
-            root = await source.files.stat(source.path)
-            pieces = checked(_pieces(source, here, plan, root), tally, host=source.host, trusted=source.is_near)
+            pieces = checked(_pieces(source, here, plan), tally, host=source.host, trusted=source.is_near)
             async with aclosing(pieces):
                 await target.files.write_tree(target.path, pieces, tally, TreeOptions(preserve=True))
         for path in [path for path in removed if path not in plan.in_the_way]:
@@ -106,28 +112,44 @@ async def sync(
     )
 
 
-async def _list_both(source: End, target: End, excluded: Excluded) -> tuple[Listing, Listing]:
-    """Return what is at both ends; the source has to be there."""
-    near, far = (source, target) if source.is_near else (target, source)
-    is_same = False
+async def _list_both(
+    source: End, target: End, excluded: Excluded, *, checksum: bool
+) -> tuple[Listing, Listing, NearTree | None]:
+    """Return what is at both ends; or the near one alone, where a digest tells that the other is the same.
 
-    async def as_here(digest: bytes) -> bool:
+    Raises:
+        FileMissing: the source is not there.
+    """
+    near, far = (source, target) if source.is_near else (target, source)
+    if not near.is_near:  # two far paths
+        here, there = await _at_once(list_tree(source, excluded), list_tree(target, excluded))
+        return _with_source(source, here), there, None
+    tree, is_same = NearTree(near.path), False
+    listed = asyncio.Event()
+
+    async def list_near() -> None:
+        await tree.read()
+        listed.set()
+
+    async def as_near(digest: bytes) -> bool:
         nonlocal is_same
-        ours = await here
-        is_same = ours.exists and digest == await asyncio.to_thread(ours.digest)
+        await listed.wait()
+        is_same = digest == tree.digest
         return is_same
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            here = group.create_task(list_tree(near, excluded))
-            there = group.create_task(list_tree(far, excluded, unless=as_here))
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # the first of them, as one end alone would raise it
-    ours, theirs = here.result(), here.result() if is_same else there.result()
-    listings = (ours, theirs) if near is source else (theirs, ours)
-    if not listings[0].exists:
+    _, theirs = await _at_once(list_near(), list_tree(far, excluded, unless=as_near))
+    if is_same and not checksum:
+        return theirs, theirs, tree
+    ours = await tree.listing(excluded)
+    theirs = ours if is_same else theirs
+    here, there = (ours, theirs) if near is source else (theirs, ours)
+    return _with_source(source, here), there, None
+
+
+def _with_source(source: End, listing: Listing) -> Listing:
+    if not listing.exists:
         raise file_error(errno.ENOENT, os.fsdecode(source.path), host=source.host)
-    return listings
+    return listing
 
 
 async def _plan(source: End, target: End, here: Listing, there: Listing, tally: Tally, *, checksum: bool) -> _Plan:
@@ -142,7 +164,7 @@ async def _plan(source: End, target: End, here: Listing, there: Listing, tally: 
         if stat.is_symlink():
             text = here.targets[path]
             if not source.is_near and not is_safe_link(path, text):
-                tally.skip(path, "a link that leads out of the tree")
+                tally.skip(path, LEADS_OUT)
                 continue
             if there.targets.get(path) == text:
                 plan.unchanged += 1
@@ -171,7 +193,7 @@ async def _same_files(source: End, target: End, here: Listing, there: Listing, *
         existing = there.entries.get(path)
         if existing is None or not stat.is_file() or not existing.is_file() or stat.st_size != existing.st_size:
             continue
-        if checksum or _same_time(stat.st_mtime_ns, existing.st_mtime_ns):
+        if checksum or same_time(stat.st_mtime_ns, existing.st_mtime_ns):
             alike[path] = stat.st_size
     if not checksum or not alike:
         return set(alike)
@@ -187,13 +209,6 @@ async def _in_turns(entries: Mapping[bytes, FileStat]) -> AsyncGenerator[tuple[b
         yield item
         if number % _TURN_ENTRIES == 0:
             await asyncio.sleep(0)
-
-
-def _same_time(one: int, other: int) -> bool:
-    """Whether two times are equal as far as both sides tell: some only know whole seconds."""
-    if one % 10**9 and other % 10**9:
-        return one == other
-    return one // 10**9 == other // 10**9
 
 
 def _removals(plan: _Plan, there: Listing) -> list[bytes]:
@@ -219,52 +234,54 @@ async def _remove(target: End, path: bytes, stat: FileStat) -> None:
         pass  # gone meanwhile: as it should be
 
 
-async def _pieces(source: End, here: Listing, plan: _Plan, root: FileStat) -> AsyncGenerator[Sequence[Piece]]:
+async def _pieces(source: End, here: Listing, plan: _Plan) -> AsyncGenerator[Sequence[Piece]]:
     """Yield what is to be written: directories, links, then files."""
     folders = [Piece(path, here.entries[path]) for path in sorted(plan.folders - {b""})]
-    yield [Piece(b"", root), *folders]
-    if plan.links:
-        yield [Piece(path, here.entries[path], target=text) for path, text in plan.links.items()]
-    small = [path for path in plan.files if here.entries[path].st_size <= _SMALL_BYTES]
-    for start in range(0, len(small), _AT_ONCE):
-        yield await _read_small(source, here, small[start : start + _AT_ONCE])
-    for path in plan.files:
-        if here.entries[path].st_size > _SMALL_BYTES:
-            async with aclosing(_read(source, path, here.entries[path])) as pieces:
-                async for piece in pieces:
-                    yield [piece]
+    async with aclosing(_files(source, here, plan)) as files:
+        root, first = await _at_once(source.files.stat(source.path), anext(files, None))
+        yield [Piece(b"", root), *folders]
+        if plan.links:
+            yield [Piece(path, here.entries[path], target=text) for path, text in plan.links.items()]
+        if first is not None:
+            yield first
+        async for batch in files:
+            yield batch
 
 
-async def _read_small(source: End, here: Listing, paths: list[bytes]) -> list[Piece]:
-    async def read(path: bytes) -> list[Piece]:
-        async with aclosing(_read(source, path, here.entries[path])) as pieces:
-            return [piece async for piece in pieces]
+async def _at_once(one: Coroutine[object, object, S], other: Awaitable[T]) -> tuple[S, T]:
+    """Return what both give; raises what the first that fails raises."""
+
+    async def second() -> T:
+        return await other
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(read(path)) for path in paths]
+            tasks = group.create_task(one), group.create_task(second())
     except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # the first of them, as one file alone would raise it
-    return [piece for task in tasks for piece in task.result()]
+        raise errors.exceptions[0] from None
+    return tasks[0].result(), tasks[1].result()
 
 
-async def _read(source: End, path: bytes, stat: FileStat) -> AsyncGenerator[Piece]:
-    file = await source.files.open(_below(source, path), os.O_RDONLY)
-    async with aclosing(file):
-        offset = 0
-        while True:
-            data = await file.read(offset, min(PIECE_BYTES, stat.st_size - offset)) if stat.st_size else b""
-            last = offset + len(data) >= stat.st_size
-            if last or not data:
-                now = await file.stat()
-                if not last or now.st_size != stat.st_size or not _same_time(now.st_mtime_ns, stat.st_mtime_ns):
-                    shown = os.fsdecode(path)
-                    text = f"{source.host}: {shown!r} changed while it was read; sync again"
-                    raise FileChanged(text, host=source.host, path=shown)
-            yield Piece(path, stat, data, offset, last)
-            if last:
-                return
-            offset += len(data)
+async def _files(source: End, here: Listing, plan: _Plan) -> AsyncGenerator[Sequence[Piece]]:
+    for start in range(0, len(plan.files), _READ_TOGETHER):
+        chosen = {path: here.entries[path] for path in plan.files[start : start + _READ_TOGETHER]}
+        async with aclosing(_read(source, chosen)) as batches:
+            async for batch in batches:
+                yield batch
+
+
+async def _read(source: End, chosen: dict[bytes, FileStat]) -> AsyncGenerator[Sequence[Piece]]:
+    """Yield the pieces of some files, and see to it that these are what comes: all of them and no other."""
+    async with aclosing(source.files.read_files(source.path, list(chosen.items()))) as batches:
+        async for batch in batches:
+            for piece in batch:
+                if piece.path not in chosen or not piece.stat.is_file():
+                    raise unsafe_path(source.host, piece.path, "not what was asked for")
+                if piece.last:
+                    del chosen[piece.path]
+            yield batch
+    for path in chosen:
+        raise unsafe_path(source.host, path, "not among what it sends")
 
 
 def _below(end: End, path: bytes) -> bytes:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aioremote._core.engines import check_engine
-from aioremote._core.pieces import Tally, TreeOptions, checked
+from aioremote._core.pieces import Tally, TreeOptions, checked, with_first
 from aioremote.errors import FileMissing, NotAFolder, file_error
 from aioremote.files.pure import PureRemotePath
 from aioremote.files.resuming import resume as resume_file
@@ -24,6 +24,7 @@ from aioremote.transports.local_files import LocalFiles
 from aioremote.types import TransferProgress, TransferReport
 
 if TYPE_CHECKING:
+    from aioremote._core.pieces import Piece
     from aioremote.machine import Machine
     from aioremote.protocols import FileSystem
 
@@ -152,16 +153,24 @@ async def transfer(
     """
     began = time.perf_counter()
     tally = Tally(progress)
-    found = await source.files.stat(source.path)
-    place = await _place(source, target, is_tree=found.is_dir(), below_folder=below_folder, options=options)
-    if resume and found.is_dir():
-        raise ValueError(f"{os.fsdecode(source.path)!r} is a directory: resume is for one file; sync() is for trees")
     if resume:
+        found = await source.files.stat(source.path)
+        place = await _place(source, target, is_tree=found.is_dir(), below_folder=below_folder, options=options)
+        if found.is_dir():
+            text = f"{os.fsdecode(source.path)!r} is a directory: resume is for one file; sync() is for trees"
+            raise ValueError(text)
         await resume_file(source, target, place, tally=tally, options=options)
     else:
         pieces = checked(source.files.read_tree(source.path, tally), tally, host=source.host, trusted=source.is_near)
         async with aclosing(with_digests(source, pieces) if options.verify and not has_digests else pieces) as wanted:
-            await target.files.write_tree(place, wanted, tally, options)
+            if source.is_near:
+                first: Sequence[Piece] = ()
+                is_tree = (await source.files.stat(source.path)).is_dir()
+            else:
+                first = await anext(wanted, ())  # tells it too: to ask before costs a round trip
+                is_tree = any(piece.stat.is_dir() for piece in first)
+            place = await _place(source, target, is_tree=is_tree, below_folder=below_folder, options=options)
+            await target.files.write_tree(place, with_first(first, wanted), tally, options)
     engines = [end.files.engine for end in (source, target) if not end.is_near]
     return TransferReport(
         files=tally.files_done,

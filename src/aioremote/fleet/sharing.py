@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict
 
 from aioremote._core.pieces import Tally, TreeOptions
+from aioremote._core.turns import next_turn
 from aioremote.errors import ClosedError, FileChanged
 from aioremote.files.transfer import End, far_end, near_end, transfer
 from aioremote.files.verifying import with_digests
@@ -216,6 +217,7 @@ class _Reading:
             self._room.set()
             await self._news.wait()
         seat.is_waiting = False
+        await next_turn()  # all who waited were woken at once
         if seat.is_alone:
             return None
         if seat.at < self._next:

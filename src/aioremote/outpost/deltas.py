@@ -9,11 +9,12 @@ from aioremote._core.lifetime import bounded_cleanup
 from aioremote.outpost.far.block_sums import sums_bytes
 from aioremote.outpost.far.file_frames import BLOCK_BYTES, DONE, MISMATCH, STOP, SUMS, record
 from aioremote.outpost.far.patching import COPY, DATA, WHOLE
-from aioremote.outpost.file_calls import FileCalls, file_order, nonsense, told_error
+from aioremote.outpost.file_calls import file_order, nonsense, told_error
 from aioremote.outpost.files import TREE_WINDOW, FileStream
 from aioremote.protocols import DeltaFiles, DeltaSource
 
 if TYPE_CHECKING:
+    from aioremote.outpost.link import Link
     from aioremote.types import FileStat
 
 __all__ = ["OutpostDeltas"]
@@ -26,11 +27,11 @@ class OutpostDeltas(DeltaFiles):
     """The far files as the outpost's user sees them.
 
     Args:
-        calls: as for `OutpostFiles`.
+        link: as for `OutpostFiles`.
     """
 
-    def __init__(self, calls: Callable[[], Awaitable[FileCalls]]) -> None:
-        self._calls = calls
+    def __init__(self, link: Callable[[], Awaitable[Link]]) -> None:
+        self._link = link
 
     async def sums(self, root: bytes, path: bytes, size: int, block: int) -> bytes:
         wanted = sums_bytes(size, block)
@@ -72,7 +73,7 @@ class OutpostDeltas(DeltaFiles):
                 raise
 
     async def _stream(self, order: bytes, *, window: int = BLOCK_BYTES) -> FileStream:
-        return FileStream((await self._calls()).link, order, window=window)
+        return FileStream(await self._link(), order, window=window)
 
 
 class _OutpostSource(DeltaSource):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import anyio
 
 from aioremote._core.lifetime import bounded_cleanup
-from aioremote._core.pieces import Listed, Piece
+from aioremote._core.pieces import Listed, Piece, Tally
 from aioremote._core.stats import file_stat
 from aioremote.errors import ConnectionLost, RemoteError
 from aioremote.outpost.channel import Channel, ChannelReset
@@ -41,7 +42,7 @@ from aioremote.protocols import DeltaFiles, FarFile, FileSystem, Unless
 from aioremote.types import FileEntry, FileStat
 
 if TYPE_CHECKING:
-    from aioremote._core.pieces import Tally, TreeOptions
+    from aioremote._core.pieces import TreeOptions
     from aioremote.outpost.link import Link
 
 __all__ = ["FileStream", "OutpostFiles"]
@@ -59,11 +60,13 @@ class OutpostFiles(FileSystem):
     """The far files as the outpost's user sees them.
 
     Args:
-        calls: returns the channel for single operations, and with it the link; brings both up.
+        link: returns the link, for trees; brings it up.
+        calls: returns the channel for single operations; brings it up too.
     """
 
-    def __init__(self, calls: Callable[[], Awaitable[FileCalls]]) -> None:
+    def __init__(self, link: Callable[[], Awaitable[Link]], calls: Callable[[], Awaitable[FileCalls]]) -> None:
         self.engine: str = "outpost"
+        self._link = link
         self._calls = calls
 
     async def _ask(self, name: str, *args: object) -> bytes:
@@ -175,12 +178,21 @@ class OutpostFiles(FileSystem):
                     digests.append(body[1:] if any(body[1:]) else None)
 
     async def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
-        async with await self._stream(file_order("read", root), window=TREE_WINDOW) as stream:
-            over = False
-            while not over:
-                pieces, over = _sorted(await stream.records(), tally, stream.host)
-                if pieces:
-                    yield pieces
+        stream = await self._stream(file_order("read", root), window=TREE_WINDOW)
+        async with stream, aclosing(_pieces(stream, tally)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def read_files(
+        self, root: bytes, chosen: Sequence[tuple[bytes, FileStat]]
+    ) -> AsyncGenerator[Sequence[Piece]]:
+        async with await self._stream(file_order("read chosen", root), window=TREE_WINDOW) as stream:
+            for start in range(0, len(chosen), _PATHS):
+                await stream.send(b"".join(pack_piece(path, stat) for path, stat in chosen[start : start + _PATHS]))
+            await stream.send(record(FINISH))
+            async with aclosing(_pieces(stream, Tally())) as batches:
+                async for batch in batches:
+                    yield batch
 
     async def write_tree(
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions
@@ -212,11 +224,10 @@ class OutpostFiles(FileSystem):
     async def deltas(self) -> DeltaFiles:
         from aioremote.outpost.deltas import OutpostDeltas  # which stands above
 
-        return OutpostDeltas(self._calls)
+        return OutpostDeltas(self._link)
 
     async def _stream(self, order: bytes, *, window: int = BLOCK_BYTES) -> FileStream:
-        link = (await self._calls()).link
-        return FileStream(link, order, window=window)
+        return FileStream(await self._link(), order, window=window)
 
 
 class FileStream(Channel):
@@ -240,6 +251,13 @@ class FileStream(Channel):
         """
         try:
             data, _ = await self._next()
+            if self._pieces:  # what has come while the last was written; each batch costs a turn of a thread
+                parts, size = [data], len(data)
+                while self._pieces and size < BLOCK_BYTES:
+                    data, _ = await self._next()
+                    parts.append(data)
+                    size += len(data)
+                data = b"".join(parts)
             return self._records.feed(data)
         except anyio.EndOfStream:
             text = f"{self.host}: the far helper for files ended early"
@@ -263,6 +281,15 @@ class FileStream(Channel):
                 await self._next()
         except (anyio.EndOfStream, RemoteError):
             pass
+
+
+async def _pieces(stream: FileStream, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
+    """Yield what a tree's reader sends."""
+    over = False
+    while not over:
+        pieces, over = _sorted(await stream.records(), tally, stream.host)
+        if pieces:
+            yield pieces
 
 
 def _packed(piece: Piece) -> bytes:

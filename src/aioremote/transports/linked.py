@@ -257,7 +257,7 @@ class LinkedTransport(Transport):
             return TarFiles(self, self.host)
         if engine not in ("auto", "outpost"):
             return await self.base.open_files(engine)
-        return OutpostFiles(self._file_calls)
+        return OutpostFiles(self.link, self._file_calls)
 
     async def _file_calls(self) -> FileCalls:
         """Return the channel for single file operations; its far helper is kept, and replaced where it has ended."""

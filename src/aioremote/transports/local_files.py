@@ -18,7 +18,7 @@ from aioremote.outpost.far.tree_lister import file_digest
 from aioremote.protocols import DeltaFiles, FarFile, FileSystem, Unless
 from aioremote.transports.local_calls import in_thread, named, read_fully, stat_of, write_fully
 from aioremote.transports.local_deltas import LocalDeltas
-from aioremote.transports.local_trees import list_local_tree, read_local_tree, write_local_tree
+from aioremote.transports.local_trees import list_local_tree, read_local_files, read_local_tree, write_local_tree
 from aioremote.types import FileEntry, FileStat
 
 if TYPE_CHECKING:
@@ -104,6 +104,9 @@ class LocalFiles(FileSystem):
 
     def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         return read_local_tree(root, tally)
+
+    def read_files(self, root: bytes, chosen: Sequence[tuple[bytes, FileStat]]) -> AsyncGenerator[Sequence[Piece]]:
+        return read_local_files(root, chosen)
 
     async def write_tree(
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions

@@ -6,11 +6,11 @@ import errno
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 from aioremote._core.lifetime import bounded_cleanup
-from aioremote._core.pieces import Listed, Piece
+from aioremote._core.pieces import Listed, Piece, Tally
 from aioremote.errors import ChecksumMismatch, FileChanged, file_error
 from aioremote.outpost.far.tree_lister import list_tree
 from aioremote.outpost.far.tree_reader import Changed, TreeReader
@@ -19,9 +19,9 @@ from aioremote.transports.local_calls import HOST, in_thread, local_error, named
 from aioremote.types import FileStat
 
 if TYPE_CHECKING:
-    from aioremote._core.pieces import Tally, TreeOptions
+    from aioremote._core.pieces import TreeOptions
 
-__all__ = ["list_local_tree", "read_local_tree", "write_local_tree"]
+__all__ = ["list_local_tree", "read_local_files", "read_local_tree", "write_local_tree"]
 
 _CLEANUP_SECONDS = 10.0
 
@@ -61,7 +61,22 @@ def _next_listed(
 async def read_local_tree(root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
     """Yield a near file or tree as pieces. See `FileSystem.read_tree`."""
     reader = TreeReader(root, _piece)
-    batches = reader.batches()
+    async with aclosing(_in_threads(reader, reader.batches(), root, tally)) as batches:
+        async for batch in batches:
+            yield batch
+
+
+async def read_local_files(root: bytes, chosen: Sequence[tuple[bytes, FileStat]]) -> AsyncGenerator[Sequence[Piece]]:
+    """Yield near files as pieces. See `FileSystem.read_files`."""
+    reader = TreeReader(root, _piece)
+    async with aclosing(_in_threads(reader, reader.chosen(chosen), root, Tally())) as batches:
+        async for batch in batches:
+            yield batch
+
+
+async def _in_threads(
+    reader: TreeReader, batches: Iterator[list[Piece]], root: bytes, tally: Tally
+) -> AsyncGenerator[Sequence[Piece]]:
     try:
         while True:
             batch = await in_thread(_next_batch, batches, root)

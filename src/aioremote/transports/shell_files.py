@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aioremote.errors import UnsupportedError
 from aioremote.protocols import FarFile, FileSystem, Unless
+from aioremote.transports.opening import read_by_opening
 from aioremote.transports.shell_calls import operand, run_program, said_error
 from aioremote.transports.shell_stat import LOOK, SCAN, parse_listing, parse_stat
 from aioremote.transports.shell_trees import DIGESTS, LIST, is_odd, parse_digests, parse_tree
@@ -195,6 +196,9 @@ class ShellFiles(FileSystem):
 
     def read_tree(self, root: bytes, tally: Tally) -> AsyncGenerator[Sequence[Piece]]:
         raise UnsupportedError(f"{self._host}: cannot read trees: ask for another engine", host=self._host)
+
+    def read_files(self, root: bytes, chosen: Sequence[tuple[bytes, FileStat]]) -> AsyncGenerator[Sequence[Piece]]:
+        return read_by_opening(self, root, chosen, self._host)
 
     async def write_tree(
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions

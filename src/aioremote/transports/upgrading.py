@@ -96,7 +96,8 @@ class UpgradingTransport(LinkedTransport):
         return UpgradingFiles(self._plain.open_files, self._present_files, self._bring_files)
 
     def _present_files(self) -> FileSystem | None:
-        return OutpostFiles(self._file_calls) if self._link is not None and self._link.state == "up" else None
+        is_up = self._link is not None and self._link.state == "up"
+        return OutpostFiles(self.link, self._file_calls) if is_up else None
 
     async def _bring_files(self) -> FileSystem | None:
         if not self._without_python:

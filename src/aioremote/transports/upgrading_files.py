@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from aioremote._core.pieces import with_first
 from aioremote.protocols import DeltaFiles, FarFile, FileSystem, Unless
 
 if TYPE_CHECKING:
@@ -113,22 +114,21 @@ class UpgradingFiles(FileSystem):
             async for batch in pieces:
                 yield batch
 
+    async def read_files(
+        self, root: bytes, chosen: Sequence[tuple[bytes, FileStat]]
+    ) -> AsyncGenerator[Sequence[Piece]]:
+        files = await self._now(is_tree=True)
+        async with aclosing(files.read_files(root, chosen)) as pieces:
+            async for batch in pieces:
+                yield batch
+
     async def write_tree(
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions
     ) -> None:
-        first = await anext(pieces, None)
-        is_tree = first is not None and any(piece.stat.is_dir() for piece in first)
+        first = await anext(pieces, ())
+        is_tree = any(piece.stat.is_dir() for piece in first)
         files = await self._now(is_tree=is_tree)
-        await files.write_tree(root, _with_first(first, pieces), tally, options)
+        await files.write_tree(root, with_first(first, pieces), tally, options)
 
     async def deltas(self) -> DeltaFiles | None:
         return await (await self._now(is_tree=True)).deltas()
-
-
-async def _with_first(
-    first: Sequence[Piece] | None, pieces: AsyncIterator[Sequence[Piece]]
-) -> AsyncGenerator[Sequence[Piece]]:
-    if first is not None:
-        yield first
-        async for batch in pieces:
-            yield batch

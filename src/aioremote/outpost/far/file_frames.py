@@ -33,6 +33,8 @@ __all__ = [
     "UNREAD",
     "VERIFY",
     "Records",
+    "Told",
+    "bounded",
     "pack_error",
     "pack_piece",
     "pack_stat",
@@ -81,16 +83,17 @@ def stat_fields(found: "Any") -> "tuple[int, ...]":
         found.st_size,
         found.st_uid,
         found.st_gid,
-        _bounded(found.st_atime_ns),
-        _bounded(found.st_mtime_ns),
-        _bounded(found.st_ctime_ns),
+        bounded(found.st_atime_ns),
+        bounded(found.st_mtime_ns),
+        bounded(found.st_ctime_ns),
         found.st_ino & (2**64 - 1),
         found.st_dev & (2**64 - 1),
         found.st_nlink,
     )
 
 
-def _bounded(time: "int") -> "int":
+def bounded(time: "int") -> "int":
+    """Return a time as it can be told."""
     return time if _LEAST <= time <= _MOST else _LEAST if time < 0 else _MOST
 
 
@@ -114,6 +117,14 @@ def pack_error(error: "OSError", path: "bytes", text: "str" = "") -> "bytes":
     """Return what the system said of a path."""
     name = errno.errorcode.get(error.errno or errno.EIO, "EIO")
     return record(ERROR, name.encode("ascii"), b"\0", path, b"\0", text.encode("utf-8", "replace"))
+
+
+class Told(Exception):
+    """What ends a transfer, and the other end has to know."""
+
+    def told(self) -> "bytes":
+        """Return the record that tells it."""
+        raise NotImplementedError
 
 
 class Records(object):

@@ -7,20 +7,15 @@ import errno
 import itertools
 import os
 import pickle
-import shutil
 import signal
 import stat
 
-from .block_sums import Sums, sums_bytes
-from .file_calls import FileCalls
 from .file_frames import (
     BLOCK_BYTES,
-    CHANGED,
     DIGESTS,
     DONE,
     FINISH,
     FOUND,
-    MISMATCH,
     PIECE,
     SKIPPED,
     SUMS,
@@ -28,42 +23,56 @@ from .file_frames import (
     UNREAD,
     VERIFY,
     Records,
+    Told,
     pack_error,
     pack_piece,
     record,
 )
-from .patching import Differ, Patcher, Strayed, tell_sums
 from .supervisor import stand_apart
-from .tree_lister import TreeDigest, file_digest, list_tree
-from .tree_reader import Changed, TreeReader
-from .tree_writer import Failed, Mismatch, Options, TreeWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
-__all__ = ["become_helper"]
+    from .tree_reader import TreeReader
+    from .tree_writer import TreeWriter
+
+__all__ = ["become_helper", "prepare"]
 
 READ_BYTES = 1048576
 DIGEST_BYTES = 32
 HELD_ENTRIES = 100000  # of a listing, until the near end has judged its digest
+FEW_ENTRIES = 500  # cost less than a round trip
 
 
-def become_helper(sock: "socket.socket", order: "bytes") -> "NoReturn":
+def prepare(order: "bytes") -> "tuple[str, bytes, dict[str, Any]]":
+    """Read an order, and compile in the process that forks what is needed for it: for this helper and later ones.
+
+    Args:
+        order: pickled by the near end: "calls", or one of `_ACTS`; with a path and options where it has some.
+    """
+    name, path, options = pickle.loads(order)
+    __import__("%s.%s" % (__package__, _NEEDED.get(name, "file_calls")))
+    return name, path, options
+
+
+def become_helper(sock: "socket.socket", order: "tuple[str, bytes, dict[str, Any]]") -> "NoReturn":
     """Serve in a process that was just forked, and exit.
 
     Args:
         sock: the only thing that it keeps.
-        order: what for, pickled by the near end: "calls"; or one of `_ACTS`, with a path and options where it has some.
+        order: as `prepare` has read it.
     """
     try:
         stand_apart(sock.fileno())
-        name, path, options = pickle.loads(order)
+        name, path, options = order
         if name not in ("write", "patch"):  # which have to clean up, and end with their input
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if name == "calls":
+            from .file_calls import FileCalls
+
             FileCalls(sock).run()
         else:
             sock.sendall(_told(_ACTS[name], sock, path, options))
@@ -82,14 +91,8 @@ def _told(
     """Do it, and return the record that tells how it ended."""
     try:
         act(sock, path, options)
-    except Failed as error:
-        return pack_error(error.error, error.path)
-    except Changed as error:
-        return record(CHANGED, error.path)
-    except Mismatch as error:
-        return record(MISMATCH, error.path)
-    except Strayed:
-        return record(MISMATCH)
+    except Told as error:
+        return error.told()
     except (BrokenPipeError, ConnectionError):
         raise
     except OSError as error:
@@ -102,8 +105,39 @@ def _told(
 
 
 def _read(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    from .tree_reader import TreeReader
+
     reader = TreeReader(path, pack_piece)
-    for batch in reader.batches():
+    _send_read(sock, reader, reader.batches())
+
+
+def _read_chosen(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    """Read the files that are asked for, once all are: whoever asks does not listen before."""
+    from .tree_reader import TreeReader
+
+    chosen: "list[tuple[bytes, _Stat]]" = []
+    for body in _asked(sock):
+        fields = PIECE.unpack_from(body)
+        chosen.append((body[PIECE.size :], _Stat(fields[4], fields[5], fields[8], fields[9])))
+    reader = TreeReader(path, pack_piece)
+    _send_read(sock, reader, reader.chosen(chosen))
+
+
+def _asked(sock: "socket.socket") -> "Iterator[bytes]":
+    """Yield records until they are finished."""
+    records = Records()
+    while True:
+        data = sock.recv(READ_BYTES)
+        if not data:
+            raise BrokenPipeError
+        for body in records.feed(data):
+            if body == FINISH:
+                return
+            yield body
+
+
+def _send_read(sock: "socket.socket", reader: "TreeReader", batches: "Iterator[list[bytes]]") -> "None":
+    for batch in batches:
         parts: "list[bytes]" = []
         if reader.files:
             parts.append(record(FOUND, b"%d %d" % (reader.files, reader.bytes)))
@@ -119,6 +153,8 @@ def _skipped(reader: "TreeReader") -> "list[bytes]":
 
 
 def _list(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    from .tree_lister import TreeDigest, list_tree
+
     batches = list_tree(path)
     if options.get("digest"):  # the near end asks for more where its own is another
         held: "list[tuple[list[tuple[bytes, os.stat_result, bytes]], list[tuple[bytes, OSError]]]]" = []
@@ -131,7 +167,7 @@ def _list(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "N
             digest.add(found)
         else:
             sock.sendall(record(DIGESTS, digest.value()))
-            if not sock.recv(READ_BYTES):
+            if count > FEW_ENTRIES and not sock.recv(READ_BYTES):
                 return
         batches = itertools.chain(held, batches)
     for found, failed in batches:
@@ -143,21 +179,16 @@ def _list(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "N
 
 def _digest(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
     """Hash the files that are asked for, once all are: whoever asks does not listen before."""
-    records = Records()
-    paths: "list[bytes]" = []
-    while True:
-        data = sock.recv(READ_BYTES)
-        if not data:
-            return
-        for body in records.feed(data):
-            if body == FINISH:
-                for name in paths:
-                    sock.sendall(record(DIGESTS, file_digest(name) or bytes(DIGEST_BYTES)))
-                return
-            paths += body.split(b"\0")
+    from .tree_lister import file_digest
+
+    paths = [name for body in _asked(sock) for name in body.split(b"\0")]
+    for name in paths:
+        sock.sendall(record(DIGESTS, file_digest(name) or bytes(DIGEST_BYTES)))
 
 
 def _remove(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    import shutil  # loads what archives need: 3 ms that others do not wait for
+
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     shutil.rmtree(path)  # by descriptors: no link that appears meanwhile is followed
@@ -176,6 +207,8 @@ class _Stat(object):
 
 
 def _write(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    from .tree_writer import Options, TreeWriter
+
     writer = TreeWriter(path, Options(**options))
     records = Records()
     digest = b""
@@ -209,6 +242,9 @@ def _write_piece(writer: "TreeWriter", body: "bytes", digest: "bytes") -> "None"
 
 
 def _sums(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    from .patching import tell_sums
+    from .tree_writer import Options, TreeWriter
+
     writer = TreeWriter(path, Options())
     try:
         told = tell_sums(writer, options["below"], options["size"], options["block"])
@@ -219,6 +255,9 @@ def _sums(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "N
 
 
 def _diff(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    from .block_sums import Sums, sums_bytes
+    from .patching import Differ
+
     size, block = options["old_size"], options["block"]
     differ = Differ(path, options["size"], block)
     try:
@@ -236,6 +275,9 @@ def _diff(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "N
 
 
 def _patch(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "None":
+    from .patching import Patcher, Strayed
+    from .tree_writer import Options, TreeWriter
+
     writer = TreeWriter(path, Options(preserve=True, durable=False))
     patcher = None
     records = Records()
@@ -254,12 +296,25 @@ def _patch(sock: "socket.socket", path: "bytes", options: "dict[str, Any]") -> "
         writer.close()
 
 
+_NEEDED = {  # modules
+    "diff": "patching",
+    "digest": "tree_lister",
+    "list": "tree_lister",
+    "patch": "patching",
+    "read": "tree_reader",
+    "read chosen": "tree_reader",
+    "remove": "tree_reader",
+    "sums": "patching",
+    "write": "tree_writer",
+}
+
 _ACTS = {
     "diff": _diff,
     "digest": _digest,
     "list": _list,
     "patch": _patch,
     "read": _read,
+    "read chosen": _read_chosen,
     "remove": _remove,
     "sums": _sums,
     "write": _write,

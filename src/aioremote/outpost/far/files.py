@@ -6,7 +6,7 @@ import socket
 from collections import deque
 
 from .file_frames import END, STOP
-from .file_helper import become_helper
+from .file_helper import become_helper, prepare
 from .frames import USUAL_LENGTH, cost
 from .handlers import Handler
 from .polling import READ, WRITE
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Files"]
 
 READ_BYTES = 262144
+WRITE_WINDOW = 2097152  # of a tree that is written: on a long road less is a round trip more
 BUFFER_BYTES = 1048576  # asked for; fewer turns of the loop for the same bytes
 
 
@@ -33,6 +34,7 @@ class Files(Handler):
     def __init__(self, outpost: "Outpost", number: "int", header: "bytes") -> "None":
         self._outpost = outpost
         self._number = number
+        order = prepare(header)
         self._sock, there = socket.socketpair()
         for end in (self._sock, there):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -44,7 +46,7 @@ class Files(Handler):
             there.close()
             raise
         if not self._pid:
-            become_helper(there, header)
+            become_helper(there, order)
         there.close()
         self._sock.setblocking(False)
         self._unsent: "deque[bytes]" = deque()
@@ -56,6 +58,8 @@ class Files(Handler):
         self._events = READ
         outpost.children.add(self._pid, self._on_exit)
         outpost.accept(number)
+        if order[0] == "write":
+            outpost.widen(number, WRITE_WINDOW)
         outpost.watch(self._sock.fileno(), self._on_ready)
 
     # what the near end says

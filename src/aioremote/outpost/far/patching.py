@@ -11,7 +11,7 @@ import struct
 
 from .block_search import Search
 from .block_sums import READ_BYTES, Sums, read_at, sums_of
-from .file_frames import BLOCK_BYTES
+from .file_frames import BLOCK_BYTES, MISMATCH, Told, record
 from .tree_reader import Changed
 
 TYPE_CHECKING = False
@@ -29,8 +29,11 @@ WHOLE = b"w"  # that was all; the SHA-256 of the whole
 _COPY = struct.Struct(">cQQ")
 
 
-class Strayed(Exception):
+class Strayed(Told):
     """What came out is not the source; the old file is as it was."""
+
+    def told(self) -> "bytes":
+        return record(MISMATCH)
 
 
 def copied_bytes(order: "bytes") -> "int":

@@ -5,6 +5,7 @@ import hashlib
 import os
 import stat
 from collections import deque
+from operator import attrgetter
 
 from .tree_reader import below
 
@@ -20,6 +21,8 @@ __all__ = ["BATCH_ENTRIES", "TreeDigest", "file_digest", "list_tree", "open_dige
 BATCH_ENTRIES = 1000
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _HASHED_BYTES = 1048576
+_KINDS = 0o170000  # as stat.S_IFMT takes them, which would be called thousands of times
+_NAME = attrgetter("name")
 
 
 def list_tree(root: "bytes") -> "Iterator[tuple[list[_Found], list[tuple[bytes, OSError]]]]":
@@ -50,21 +53,21 @@ def list_tree(root: "bytes") -> "Iterator[tuple[list[_Found], list[tuple[bytes, 
 
 def _entries(place: "bytes", folder: "bytes", folders: "deque[bytes]") -> "list[_Found]":
     found: "list[_Found]" = []
-    for entry in sorted(os.scandir(place), key=_name):
+    above = folder + b"/" if folder else b""
+    for entry in sorted(os.scandir(place), key=_NAME):
+        target = b""
         try:
             told = entry.stat(follow_symlinks=False)
-            target = os.readlink(entry.path) if stat.S_ISLNK(told.st_mode) else b""
+            kind = told.st_mode & _KINDS
+            if kind == stat.S_IFLNK:
+                target = os.readlink(entry.path)
         except FileNotFoundError:  # gone meanwhile
             continue
-        path = below(folder, entry.name)
+        path = above + entry.name
         found.append((path, told, target))
-        if stat.S_ISDIR(told.st_mode):
+        if kind == stat.S_IFDIR:
             folders.append(path)
     return found
-
-
-def _name(entry: "os.DirEntry[bytes]") -> "bytes":
-    return entry.name
 
 
 class TreeDigest(object):
@@ -77,10 +80,9 @@ class TreeDigest(object):
         """Take path, stat and link text of more entries."""
         lines: "list[bytes]" = []
         for path, told, target in found:
-            kind = stat.S_IFMT(told.st_mode)
+            kind = told.st_mode & _KINDS
             size, time = (told.st_size, told.st_mtime_ns) if kind == stat.S_IFREG else (0, 0)
-            lines.append(b"%d %d %d %d %d " % (kind, size, time, len(path), len(target)))
-            lines += (path, target)
+            lines.append(b"%d %d %d %d %d %b%b" % (kind, size, time, len(path), len(target), path, target))
         self._sha256.update(b"".join(lines))
 
     def value(self) -> "bytes":

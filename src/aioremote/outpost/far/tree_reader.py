@@ -8,11 +8,11 @@ import os
 import stat
 from collections import deque
 
-from .file_frames import BLOCK_BYTES
+from .file_frames import BLOCK_BYTES, CHANGED, Told, bounded, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     _Files = list[tuple[bytes, os.stat_result]]
@@ -25,7 +25,7 @@ _SEEK_DATA = getattr(os, "SEEK_DATA", None)
 _SPECIAL = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
-class Changed(Exception):
+class Changed(Told):
     """A file changed while it was read.
 
     Attributes:
@@ -35,6 +35,9 @@ class Changed(Exception):
     def __init__(self, path: "bytes") -> "None":
         super().__init__(path)
         self.path: "bytes" = path
+
+    def told(self) -> "bytes":
+        return record(CHANGED, self.path)
 
 
 def below(folder: "bytes", name: "bytes") -> "bytes":
@@ -85,6 +88,23 @@ class TreeReader(object):
                 yield others
             yield from self._read_files(files)
 
+    def chosen(self, files: "Iterable[tuple[bytes, Any]]") -> "Iterator[list[Any]]":
+        """Yield the pieces of files of the tree, likewise, given each with its stat as it was listed.
+
+        Raises:
+            OSError: with the path.
+            Changed: a file is not what was listed any more.
+        """
+        return self._read_files((path, self._as_listed(path, listed)) for path, listed in files)
+
+    def _as_listed(self, path: "bytes", listed: "Any") -> "os.stat_result":
+        full = below(self._root, path)
+        found = os.lstat(full)
+        time = bounded(found.st_mtime_ns)
+        if not stat.S_ISREG(found.st_mode) or (found.st_size, time) != (listed.st_size, listed.st_mtime_ns):
+            raise Changed(full)
+        return found
+
     def _found(self, found: "os.stat_result") -> "None":
         self.files += 1
         self.bytes += found.st_size
@@ -113,7 +133,7 @@ class TreeReader(object):
                 pass
         return others, files
 
-    def _read_files(self, files: "_Files") -> "Iterator[list[Any]]":
+    def _read_files(self, files: "Iterable[tuple[bytes, os.stat_result]]") -> "Iterator[list[Any]]":
         group: "list[Any]" = []
         size = 0
         for path, found in files:
@@ -138,7 +158,9 @@ class TreeReader(object):
     def _read_small(self, path: "bytes", found: "os.stat_result") -> "Any":
         full, fd = self._open(path)
         try:
-            data = _read_fully(fd, found.st_size + 1)
+            data = os.read(fd, found.st_size + 1)  # a system call less than to read until the end
+            if len(data) != found.st_size:
+                data += _read_fully(fd, found.st_size + 1 - len(data))
             _check_unchanged(fd, found, len(data), full)
         except OSError as error:
             raise _named(error, full) from error

@@ -4,17 +4,17 @@ Each file is written beside its target first, then put in its place. Directories
 link below the root is followed. Not for where the pieces come from, nor for judging them.
 """
 
-import ctypes
 import os
 import stat
 from binascii import hexlify
 from collections import OrderedDict
 
-from .tree_lister import open_digest
+from .file_frames import MISMATCH, Told, pack_error, record
 from .tree_reader import below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 __all__ = ["TEMP_MARK", "Failed", "Mismatch", "Options", "TreeWriter"]
@@ -27,7 +27,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC
 
 
-class Failed(Exception):
+class Failed(Told):
     """What the system said, and of which path; the cause is the OSError.
 
     Attributes:
@@ -40,8 +40,11 @@ class Failed(Exception):
         self.error: "OSError" = error
         self.path: "bytes" = path
 
+    def told(self) -> "bytes":
+        return pack_error(self.error, self.path)
 
-class Mismatch(Exception):
+
+class Mismatch(Told):
     """What was written is not what was sent.
 
     Attributes:
@@ -51,6 +54,9 @@ class Mismatch(Exception):
     def __init__(self, path: "bytes") -> "None":
         super().__init__(path)
         self.path: "bytes" = path
+
+    def told(self) -> "bytes":
+        return record(MISMATCH, self.path)
 
 
 class Options(object):
@@ -111,6 +117,7 @@ class TreeWriter(object):
         self._temps = 0
         self._umask: "int | None" = None
         self._is_tree = False
+        self._sync: "Callable[[int], None] | None" = None  # of all that was written, in the end
 
     def write(
         self,
@@ -159,8 +166,8 @@ class TreeWriter(object):
                 if self._options.preserve:
                     os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
             path = b""
-            if self._is_tree and self._options.durable:
-                _sync_file_system(self._folder(b""))
+            if self._sync is not None:
+                self._sync(self._folder(b""))
         except OSError as error:
             raise Failed(error, below(self._root, path)) from error
 
@@ -212,6 +219,8 @@ class TreeWriter(object):
         finally:
             os.close(folder)
         self._is_tree = True
+        if self._options.durable and self._sync is None:
+            self._sync = _file_system_sync()  # while the first files are under way
         self._folder(path)  # fails for what is no directory
         if self._options.preserve or (is_new and mode & 0o700 != 0o700):
             self._later.append((path, found))
@@ -293,7 +302,11 @@ class TreeWriter(object):
         return self._umask
 
     def _verify(self, fd: "int", path: "bytes", digest: "bytes") -> "None":
-        if digest and open_digest(fd) != digest:
+        if not digest:
+            return
+        from .tree_lister import open_digest  # only who verifies pays for OpenSSL
+
+        if open_digest(fd) != digest:
             raise Mismatch(below(self._root, path))
 
     def _complete(self, growing: "_Growing", path: "bytes", found: "Any", digest: "bytes") -> "None":
@@ -349,11 +362,17 @@ def _existing_mode(folder: "int", name: "bytes") -> "int | None":
     return found.st_mode & 0o777 if stat.S_ISREG(found.st_mode) else None
 
 
-def _sync_file_system(fd: "int") -> "None":
+def _file_system_sync() -> "Callable[[int], None]":
+    """Return what lets the disk have the file system of a descriptor; of all of them where that cannot be had."""
     try:
-        failed = ctypes.CDLL(None, use_errno=True).syncfs(fd)
-    except (AttributeError, OSError):  # no Linux
-        os.sync()
-        return
-    if failed:
-        raise OSError(ctypes.get_errno(), "syncfs")
+        import ctypes
+
+        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+    except (ImportError, AttributeError, OSError):  # no Linux
+        return lambda fd: os.sync()
+
+    def sync(fd: "int") -> "None":
+        if syncfs(fd):
+            raise OSError(ctypes.get_errno(), "syncfs")
+
+    return sync

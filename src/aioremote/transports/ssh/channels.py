@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import asyncssh
-from asyncssh.constants import MSG_CHANNEL_OPEN
+from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_OPEN
 from asyncssh.packet import String, UInt32
 
+from aioremote.transports.ssh.packets import FastConnection
 from aioremote.types import Endpoint
 
 __all__ = [
@@ -98,7 +99,12 @@ class _Answer:
 
 
 class _Channel(asyncssh.SSHClientChannel[bytes]):
-    """A channel that logs nothing."""
+    """A channel that logs nothing, and writes with fewer copies."""
+
+    def write(self, data: bytes, datatype: int | None = None) -> None:
+        rest = data if datatype is not None else _sent_at_once(self, data)
+        if rest is not None:
+            cast(Any, super()).write(rest, datatype)
 
     def _cleanup(self, exc: Exception | None = None) -> None:
         self._request_waiters = []  # what is not answered by now never is, and nobody waits for it
@@ -114,11 +120,32 @@ class _Channel(asyncssh.SSHClientChannel[bytes]):
 class _ForwardChannel(asyncssh.SSHTCPChannel[bytes]):
     """The same for a forwarded connection, to a port or a unix socket."""
 
+    def write(self, data: bytes, datatype: int | None = None) -> None:
+        rest = data if datatype is not None else _sent_at_once(self, data)
+        if rest is not None:
+            cast(Any, super()).write(rest, datatype)
+
     def log_sent_packet(self, *args: object, **kwargs: object) -> None:
         return None
 
     def log_received_packet(self, *args: object, **kwargs: object) -> None:
         return None
+
+
+def _sent_at_once(channel: Any, data: bytes) -> bytes | None:  # Any: private attributes of a foreign class
+    """Send what the far side has room for, not through asyncssh's own buffer; return the rest, None for none."""
+    connection = channel._conn
+    if channel._send_buf or channel._send_state != "open" or not isinstance(connection, FastConnection):
+        return data
+    view, at = memoryview(bytes(data)), 0  # which nobody changes, should a key exchange hold a packet back
+    with connection.burst():
+        while at < len(view) and channel._send_window:
+            size = min(len(view) - at, channel._send_window, channel._send_pktsize)
+            channel._send_window -= size
+            numbers = UInt32(channel._send_chan), UInt32(size)
+            connection.send_packet(MSG_CHANNEL_DATA, *numbers, view[at : at + size], handler=channel)
+            at += size
+    return bytes(view[at:]) if at < len(view) else None
 
 
 def open_session(

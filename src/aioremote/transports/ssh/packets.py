@@ -17,6 +17,8 @@ import functools
 import inspect
 import os
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import asyncssh
@@ -100,7 +102,19 @@ class FastConnection(asyncssh.SSHClientConnection):
         self._end_burst()  # a farewell may be among it
         super()._force_close(exc)
 
-    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
+    @contextmanager
+    def burst(self) -> Generator[None]:
+        """Let what is sent in the block leave in one piece at its end."""
+        if self._burst is not None:
+            yield
+            return
+        self._burst = []
+        try:
+            yield
+        finally:
+            self._end_burst()
+
+    def send_packet(self, pkttype: int, *args: Any, handler: Any = None) -> None:  # Any: bytes and views of them
         """Send a packet; without the empty one that asyncssh puts before each against attacks on CBC modes."""
         cipher = self._sealing_cipher()
         if cipher is None or self._needs_care(pkttype):
@@ -109,15 +123,18 @@ class FastConnection(asyncssh.SSHClientConnection):
             return
         if pkttype == MSG_IGNORE:
             return
-        payload = b"".join((bytes((pkttype,)), *args))
-        padding = -(len(payload) + 1) % self._send_blocksize
+        padding = -(sum(map(len, args)) + 2) % self._send_blocksize
         if padding < _LEAST_PADDING:
             padding += self._send_blocksize
-        body = b"".join((bytes((padding,)), payload, os.urandom(padding)))
+        body = b"".join((bytes((padding, pkttype)), *args, os.urandom(padding)))
         header = len(body).to_bytes(_LENGTH_BYTES, "big")
         self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
         self._rekey_bytes_sent: int = self._rekey_bytes_sent + len(body)
-        self._send(header + cipher.seal(body, header))
+        sealed = cipher.seal(body, header)
+        if self._burst is not None:
+            self._burst += (header, sealed)
+        else:
+            self._send(header + sealed)
 
     def _sealing_cipher(self) -> _Cipher | None:
         encryption = self._send_encryption
@@ -142,12 +159,9 @@ class FastConnection(asyncssh.SSHClientConnection):
         if self._burst is not None:  # a stream that answers from within a write
             super().data_received(data, datatype)
             return
-        self._burst = []
-        try:
+        with self.burst():
             self._inpbuf = self._inpbuf + data if self._inpbuf else data
             self._recv_data()
-        finally:
-            self._end_burst()
 
     def _opening_cipher(self) -> _Cipher | None:
         encryption = self._recv_encryption

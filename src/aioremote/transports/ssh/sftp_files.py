@@ -13,6 +13,7 @@ from asyncssh.constants import FXF_APPEND, FXF_CREAT, FXF_EXCL, FXF_READ, FXF_TR
 
 from aioremote.errors import UnsupportedError
 from aioremote.protocols import FarFile, FileSystem, Unless
+from aioremote.transports.opening import read_by_opening
 from aioremote.transports.scanning import list_by_scans
 from aioremote.transports.shell_files import ShellFiles
 from aioremote.transports.ssh.sftp import Handle
@@ -173,6 +174,9 @@ class SftpFiles(FileSystem):
         ) as pieces:
             async for batch in pieces:
                 yield batch
+
+    def read_files(self, root: bytes, chosen: Sequence[tuple[bytes, FileStat]]) -> AsyncGenerator[Sequence[Piece]]:
+        return read_by_opening(self, root, chosen, self._transport.host)
 
     async def write_tree(
         self, root: bytes, pieces: AsyncIterator[Sequence[Piece]], tally: Tally, options: TreeOptions

@@ -5,12 +5,12 @@ SFTP opens, names and judges the file; where no channel can be had, or it ends e
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import anyio
 
+from aioremote._core.turns import next_turn
 from aioremote.errors import UnsupportedError
 from aioremote.transports.shell_calls import operand, program, said_error
 
@@ -27,7 +27,7 @@ STREAM_BYTES = 32 * 1024 * 1024  # of a file that is worth a far program
 _READ = b'exec cat <"$1"'
 _WRITE = b'exec cat >>"$1"'
 _PART_BYTES = 1024 * 1024
-_SENT_BYTES = 64 * 1024  # at once: many hosts share a loop, and each holds so much
+_SENT_BYTES = 128 * 1024  # at once: many hosts share a loop, and each holds so much
 _AHEAD_BYTES = 4 * 1024 * 1024
 _SAID_BYTES = 64 * 1024
 
@@ -106,8 +106,8 @@ class WriteStream:
         assert self._far.stdin is not None  # it was asked for
         try:
             for start in range(0, len(data), _SENT_BYTES):
+                await next_turn()  # where the far sides are quick nothing else would let others have the loop
                 await self._far.stdin.send(data[start : start + _SENT_BYTES])
-                await asyncio.sleep(0)  # where the far side is quick nothing else would let others have the loop
         except anyio.BrokenResourceError:  # it ended early, and says why
             await self.finish(path)
         self.at += len(data)
