@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aioremote.errors import ConfigError
-from aioremote.transports.tcp import fingerprint_of
+from aioremote.transports.greeting import fingerprint_of
 from aioremote.transports.tokens import check_private
 
 __all__ = ["DaemonConfig", "authorized_fingerprints", "check_place", "own_certificate", "tls_context"]
