@@ -19,4 +19,6 @@ def machine_behind(port: int) -> Machine:
     async def bring_up(deadline: Deadline) -> DaemonEnd:
         return await reach(where, open_end, deadline)
 
-    return Machine(LinkedTransport(BareTransport(where), bring_up=bring_up), host="windows")
+    transport = LinkedTransport(BareTransport(where), bring_up=bring_up)
+    transport.keeps_sessions = True  # as all roads to daemons
+    return Machine(transport, host="windows")

@@ -95,6 +95,9 @@ async def test_what_is_not_there_is_declared(machine: Machine) -> None:
     assert machine.capabilities == frozenset()
     with pytest.raises(UnsupportedError):
         await machine.run("dir")
+    with pytest.raises(UnsupportedError, match="keeps no sessions"):
+        async with machine.python.session("name"):
+            pass
 
 
 def test_the_pipe_is_open_to_the_system_to_administrators_and_to_its_owner_alone(windows: Windows, pipe: str) -> None:

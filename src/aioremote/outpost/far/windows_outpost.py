@@ -25,7 +25,7 @@ class WindowsOutpost(Outpost):
         post: has the loop call a function; for other threads.
     """
 
-    missing: "tuple[str, ...]" = ("process", "files", "connect", "listen")
+    missing: "tuple[str, ...]" = ("process", "files", "connect", "listen", "session")
 
     def __init__(self, link: "socket.socket", options: "dict[str, float]") -> "None":
         self._link = link
@@ -49,5 +49,5 @@ def main() -> "None":
     link.sendall((answer % told).encode())
     link.setblocking(False)
     for kind in WindowsOutpost.missing:
-        del SERVICES[kind]  # who asks in spite of it is told that there is none
+        SERVICES.pop(kind, None)  # who asks in spite of it is told that there is none
     WindowsOutpost(link, order["options"]).run()
