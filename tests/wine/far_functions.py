@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 
@@ -57,3 +58,12 @@ def place():
 def nap(seconds):
     time.sleep(seconds)
     return os.getpid()
+
+
+def batch_file():
+    """Write a batch file, and return its folder."""
+    folder = tempfile.mkdtemp()
+    for name in ("batch.bat", "batch.cmd"):
+        with open(os.path.join(folder, name), "w") as file:
+            file.write("echo %1")
+    return folder

@@ -1,5 +1,6 @@
 """A daemon on Windows, behind a named pipe; `nox -s wine` runs these, under Wine."""
 
+import ast
 import asyncio
 import os
 import platform
@@ -13,8 +14,19 @@ from tests.wine.conftest import PIPE
 from tests.wine.road import machine_behind
 from tests.wine.windows import HERE, Windows, shown
 
-from aioremote import Callback, ClosedError, ConnectionLost, Machine, UnsupportedError, WorkerDied
+from aioremote import (
+    Callback,
+    ClosedError,
+    CommandNotFound,
+    CommandTimeout,
+    ConnectionLost,
+    Machine,
+    RemoteError,
+    UnsupportedError,
+    WorkerDied,
+)
 from aioremote.testing.checks import marked_processes, until
+from aioremote.types import Capability
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -22,6 +34,11 @@ pytestmark = pytest.mark.timeout(180)
 async def stay_until_lost(machine: Machine, mark: str) -> None:
     with pytest.raises((ClosedError, ConnectionLost)):
         await machine.python.call(far_functions.stay, mark)
+
+
+async def run_until_lost(machine: Machine, *argv: str) -> None:
+    with pytest.raises((ClosedError, ConnectionLost)):
+        await machine.run(*argv)
 
 
 async def test_functions_run_in_windows(machine: Machine) -> None:
@@ -90,14 +107,85 @@ async def test_losing_the_client_ends_what_it_ran(port: int) -> None:
     await until(lambda: not marked_processes(mark), seconds=30)
 
 
-async def test_what_is_not_there_is_declared(machine: Machine) -> None:
+@pytest.fixture
+async def python(machine: Machine) -> str:
+    """The path of a Python there."""
+    return str(await machine.python.eval("__import__('sys').executable"))
+
+
+async def test_programs_get_exact_arguments_and_give_exact_bytes(machine: Machine, python: str) -> None:
+    words = ["a b", 'q"uo\\"te', "\\", "\\\\", "", "é€", "%PATH%", "^&|<>", "*", "'", "\t", 'x\\\\"', "ends\\"]
+    result = await machine.run(python, "-c", "import sys; print(ascii(sys.argv[1:]))", *words)
+    assert ast.literal_eval(result.stdout) == words
+    data = secrets.token_bytes(3_000_000)
+    copy = "import shutil, sys; shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer)"
+    assert (await machine.run(python, "-c", copy, input=data)).stdout_bytes == data
+
+
+async def test_programs_have_their_status_directory_and_environment(machine: Machine, python: str) -> None:
+    code = "import os, sys; print(os.getcwd(), os.environ['COLOUR'], flush=True); os.write(2, b'no'); os._exit({})"
+    for told, status in ((0, 0), (3, 3), (0xC0000005 - 2**32, 0xC0000005)):
+        result = await machine.run(
+            python, "-c", code.format(told), cwd="C:\\windows", env={"Colour": "blue"}, check=False
+        )
+        said = result.stdout.lower().strip(), result.stderr.strip()
+        assert (*said, result.returncode) == ("c:\\windows blue", "no", status)
+    assert (await machine.run("cmd", "/c", "echo", "hello")).stdout.split() == ["hello"]
+
+
+async def test_what_cannot_be_started_is_told(machine: Machine, python: str) -> None:
+    """A batch file too: it would take its arguments for commands."""
+    with pytest.raises(CommandNotFound):
+        await machine.run("no-such-program")
+    with pytest.raises(FileNotFoundError):
+        await machine.run(python, cwd="C:\\no-such-folder")
+    folder = str(await machine.python.call(far_functions.batch_file))
+    for name in ("batch.bat", "batch.bat.", "BATCH.CMD"):
+        with pytest.raises(RemoteError) as caught:
+            await machine.run(f"{folder}\\{name}", "&calc")
+        assert not isinstance(caught.value, ConnectionLost)
+
+
+async def test_a_late_program_ends_with_what_it_has_started(machine: Machine, python: str) -> None:
+    mark = f"mark-{secrets.token_hex(8)}"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)', {mark!r}])"
+    async with asyncio.TaskGroup() as tasks:
+        run = tasks.create_task(machine.run(python, "-c", child))
+        await until(lambda: len(marked_processes(mark)) > 1, seconds=60)
+        run.cancel()
+    await until(lambda: not marked_processes(mark), seconds=30)
+    with pytest.raises(CommandTimeout):
+        await machine.run(python, "-c", "import time; time.sleep(600)", timeout=1)
+
+
+async def test_losing_the_client_ends_its_programs(port: int) -> None:
+    mark = f"mark-{secrets.token_hex(8)}"
+    async with machine_behind(port) as machine, asyncio.TaskGroup() as tasks:
+        python = await machine.python.eval("__import__('sys').executable")
+        tasks.create_task(run_until_lost(machine, python, "-c", "import time; time.sleep(600)", mark))
+        await until(lambda: marked_processes(mark), seconds=60)
+        machine.abort()
+    await until(lambda: not marked_processes(mark), seconds=30)
+
+
+async def test_what_is_not_there_is_declared(machine: Machine, python: str) -> None:
     await machine.connect()
-    assert machine.capabilities == frozenset()
-    with pytest.raises(UnsupportedError):
-        await machine.run("dir")
+    assert machine.capabilities == {Capability.COMMANDS, Capability.TREE_KILL}
+    with pytest.raises(UnsupportedError, match="files"):
+        await machine.path("C:\\windows").exists()
+    with pytest.raises(UnsupportedError, match="connect"):
+        await machine.open_connection("localhost", 1)
+    with pytest.raises(UnsupportedError, match="no terminals"):
+        async with machine.start(python, pty=True):
+            pass
     with pytest.raises(UnsupportedError, match="keeps no sessions"):
         async with machine.python.session("name"):
             pass
+    async with machine.start(python, "-c", "import time; time.sleep(600)") as process:
+        with pytest.raises(UnsupportedError, match="no signals"):
+            process.terminate()
+        process.kill()
+        assert await process.wait() == 1
 
 
 def test_the_pipe_is_open_to_the_system_to_administrators_and_to_its_owner_alone(windows: Windows, pipe: str) -> None:

@@ -19,7 +19,7 @@ import aioremote.outpost.far
 from aioremote._core.lifetime import bounded_cleanup
 from aioremote.errors import ConfigError
 from aioremote.outpost.far.windows_handover import order
-from aioremote.outpost.far.windows_kernel import FOREIGN, Job, own_python
+from aioremote.outpost.far.windows_kernel import CREATE_NO_WINDOW, FOREIGN, Job, own_python
 from aioremote.transports.greeting import GREETING
 
 __all__ = ["ACCESS", "Outpost", "PipeListener", "check_name"]
@@ -40,8 +40,8 @@ import os, sys
 folder, entry = sys.argv[1:]
 names = [name[:-3] for name in os.listdir(folder) if name.endswith(".py")]
 sources = {name: open(os.path.join(folder, name + ".py"), encoding="utf-8").read() for name in names}
-for name in ("crew", "outputs", "polling"):
-    sources[name] = sources["windows_" + name]
+for name in ("children", "crew", "outputs", "pipes", "polling", "spawning", "supervisor"):
+    sources[name] = "from .windows_%s import *" % name
 stage1 = type(sys)("aioremote_outpost.stage1")
 exec(compile(sources["stage1"], "aioremote/outpost/far/stage1.py", "exec"), stage1.__dict__)
 sys.meta_path.insert(0, stage1.Sources(stage1.PACKAGE, sources, {}))
@@ -157,7 +157,7 @@ class Outpost:
         process = await asyncio.create_subprocess_exec(
             program, "-B", "-c", _START, folder, "windows_outpost",
             env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL, creationflags=CREATE_NO_WINDOW,
         )  # fmt: skip
         assert process.stdin is not None
         outpost = None

@@ -133,7 +133,7 @@ class Link:
 
     @property
     def missing(self) -> frozenset[str]:
-        """Kinds of channels that the far end does not serve."""
+        """Kinds of channels that the far end does not serve, and what it cannot do within others."""
         return self._wire.missing
 
     def error(self, outcome: Literal["not_started", "unknown", "finished"] = "unknown") -> RemoteError:

@@ -51,6 +51,8 @@ _OF_SERVICES = {
     "connect": {Capability.TCP_CONNECTIONS, Capability.UNIX_CONNECTIONS},
     "listen": {Capability.TCP_LISTENERS, Capability.UNIX_LISTENERS},
     "files": {Capability.FILES},
+    "signal": {Capability.SIGNALS},
+    "terminal": {Capability.TERMINAL},
 }
 
 

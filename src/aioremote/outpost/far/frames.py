@@ -173,7 +173,7 @@ class Limits(object):
             that move (1 a KiB) and by time (100 a second).
         max_owed: control frames that wait to be written, while the other end does not read.
         max_in_flight: bytes of bulk data between the two ends, over all channels.
-        missing: kinds of channels that this end will not serve, though it might be asked for them.
+        missing: kinds of channels that this end does not serve, and what it cannot do within others.
     """
 
     __slots__ = ("max_channels", "max_chatter", "max_in_flight", "max_owed", "missing", "window")

@@ -45,7 +45,7 @@ class Sender(object):
         over: one of the ends has said GOAWAY, or a rule was broken; no channel is left.
         closed: nothing more is taken or sent, save what `take` still returns.
         round_trip: seconds of the last ping, None before the first answer.
-        missing: kinds of channels that the other end does not serve.
+        missing: what the other end has said that it does not serve.
     """
 
     def __init__(self, limits: "Limits", *, near: "bool") -> "None":

@@ -45,7 +45,7 @@ class Outpost(object):
         ending: why the link is over, "" while it stands.
         sessions_fd: where a daemon is asked for sessions by name, or -1.
         holds: what must be done before the process may end, as tokens that services add and remove.
-        missing: kinds of channels that are not served here, as the near end is told.
+        missing: what is not served here, as the near end is told (`frames.Limits`).
     """
 
     missing: "tuple[str, ...]" = ()

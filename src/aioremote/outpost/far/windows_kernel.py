@@ -12,11 +12,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["FOREIGN", "Job", "own_python", "wait_readable", "waiting_bytes"]
+__all__ = [
+    "CREATE_NO_WINDOW",
+    "CREATE_SUSPENDED",
+    "FOREIGN",
+    "Job",
+    "own_python",
+    "resume",
+    "wait_readable",
+    "waiting_bytes",
+]
 
 FOREIGN: "Any" = ctypes  # with what only Windows has
 KILL_ON_JOB_CLOSE = 0x2000  # Source: winnt.h, as all these
 EXTENDED_LIMITS = 9
+CREATE_SUSPENDED = 0x4
+CREATE_NO_WINDOW = 0x08000000
+SUSPEND_RESUME = 0x0800
 SET_QUOTA_AND_TERMINATE = 0x0101  # what a process is opened with that is to be put into a job
 
 
@@ -44,21 +56,21 @@ class Job(object):
     def __init__(self) -> "None":
         self._kernel = _kernel()
         self._handle = self._kernel.CreateJobObjectW(None, None)
-        limits = _Limits(flags=KILL_ON_JOB_CLOSE)
-        told = ctypes.byref(limits)
-        if not self._handle or not self._kernel.SetInformationJobObject(
-            ctypes.c_void_p(self._handle), EXTENDED_LIMITS, told, ctypes.sizeof(limits)
-        ):
+        if not self._handle or not self._limit(KILL_ON_JOB_CLOSE):
             raise _last_error("a job")
+
+    def _limit(self, flags: "int") -> "bool":
+        limits = _Limits(flags=flags)
+        told = ctypes.byref(limits)
+        handle = ctypes.c_void_p(self._handle)
+        return bool(self._kernel.SetInformationJobObject(handle, EXTENDED_LIMITS, told, ctypes.sizeof(limits)))
 
     def add(self, pid: "int") -> "None":
         """Put in a process that waits for a word from here, so that it has started nothing yet."""
-        process = self._kernel.OpenProcess(SET_QUOTA_AND_TERMINATE, 0, pid)
-        if not process:
-            raise _last_error("process %d" % pid)
-        done = self._kernel.AssignProcessToJobObject(ctypes.c_void_p(self._handle), ctypes.c_void_p(process))
+        process = _process(self._kernel, pid, SET_QUOTA_AND_TERMINATE)
+        done = self._kernel.AssignProcessToJobObject(ctypes.c_void_p(self._handle), process)
         error = _last_error("process %d in a job" % pid)
-        self._kernel.CloseHandle(ctypes.c_void_p(process))
+        self._kernel.CloseHandle(process)
         if not done:
             raise error
 
@@ -66,8 +78,27 @@ class Job(object):
         """End all its processes at once. May be called twice."""
         if self._handle:
             self._kernel.TerminateJobObject(ctypes.c_void_p(self._handle), 1)
-            self._kernel.CloseHandle(ctypes.c_void_p(self._handle))
-            self._handle = None
+            self._close()
+
+    def release(self) -> "None":
+        """Let its processes be, as far as no other job has them."""
+        if self._handle:
+            self._limit(0)
+            self._close()
+
+    def _close(self) -> "None":
+        self._kernel.CloseHandle(ctypes.c_void_p(self._handle))
+        self._handle = None
+
+
+def resume(pid: "int") -> "None":
+    """Let a process run that was started suspended."""
+    kernel = _kernel()
+    process = _process(kernel, pid, SUSPEND_RESUME)
+    status = FOREIGN.WinDLL("ntdll").NtResumeProcess(process)
+    kernel.CloseHandle(process)
+    if status:
+        raise OSError("process %d cannot run: status %#x" % (pid, status & 0xFFFFFFFF))
 
 
 def wait_readable(fd: "int") -> "bool":
@@ -80,10 +111,10 @@ def wait_readable(fd: "int") -> "bool":
 
 
 def waiting_bytes(fd: "int") -> "int":
-    """Return how many bytes of a pipe can be read without waiting."""
+    """Return how many bytes of a pipe can be read without waiting, -1 where no more will come."""
     count = ctypes.c_uint32()
-    _kernel().PeekNamedPipe(_handle_of(fd), None, 0, None, ctypes.byref(count), None)
-    return count.value
+    there = _kernel().PeekNamedPipe(_handle_of(fd), None, 0, None, ctypes.byref(count), None)
+    return count.value if there else -1
 
 
 def own_python() -> "tuple[str, dict[str, str]]":
@@ -103,6 +134,13 @@ def _kernel() -> "Any":
     for name in ("CreateJobObjectW", "OpenProcess"):
         getattr(kernel, name).restype = ctypes.c_void_p
     return kernel
+
+
+def _process(kernel: "Any", pid: "int", access: "int") -> "ctypes.c_void_p":
+    process = kernel.OpenProcess(access, 0, pid)
+    if not process:
+        raise _last_error("process %d" % pid)
+    return ctypes.c_void_p(process)
 
 
 def _handle_of(fd: "int") -> "ctypes.c_void_p":

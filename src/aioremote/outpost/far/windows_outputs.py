@@ -1,12 +1,8 @@
-"""What stands for `outputs` on Windows: what a worker and its children write, two pipes with a thread each.
-
-A thread only waits until there is something; the loop reads it, and so can take all there is at any time.
-"""
+"""What stands for `outputs` on Windows: what a worker and its children write, through two pipes."""
 
 import os
-import threading
 
-from .windows_kernel import wait_readable, waiting_bytes
+from .windows_pipes import Output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +13,6 @@ if TYPE_CHECKING:
 __all__ = ["ERR", "OUT", "Outputs"]
 
 OUT, ERR = 1, 2
-READ_BYTES = 262144
 
 
 class Outputs(object):
@@ -32,17 +27,22 @@ class Outputs(object):
     """
 
     def __init__(self, outpost: "WindowsOutpost", take: "Callable[[int, bytes], None]") -> "None":
+        self._take = take
         self.theirs: "list[int]" = []
-        self._pipes: "list[_Pipe]" = []
+        self._pipes: "list[Output]" = []
         for which in (OUT, ERR):
             ours, end = os.pipe()
             self.theirs.append(end)
-            self._pipes.append(_Pipe(outpost, ours, which, take))
+            self._pipes.append(Output(outpost, ours, b"%d" % which, self._on_output))
+
+    def _on_output(self, name: "bytes", data: "bytes") -> "None":
+        if data:
+            self._take(int(name), data)
 
     def watch(self, wanted: "bool") -> "None":
         """Read what is written, or let it wait."""
         for pipe in self._pipes:
-            pipe.watch(wanted)
+            (pipe.resume if wanted else pipe.pause)()
 
     def renew(self) -> "list[int]":
         """Return nothing new: a process that runs cannot be given other pipes."""
@@ -51,62 +51,9 @@ class Outputs(object):
     def drain(self) -> "None":
         """Take all that has been written until now."""
         for pipe in self._pipes:
-            pipe.drain()
+            pipe.read_rest()
 
     def close(self) -> "None":
         """Read nothing more."""
         for pipe in self._pipes:
             pipe.close()
-
-
-class _Pipe(object):
-    """One pipe, which its thread closes when nobody can write to it any more."""
-
-    def __init__(
-        self, outpost: "WindowsOutpost", fd: "int", which: "int", take: "Callable[[int, bytes], None]"
-    ) -> "None":
-        self._outpost = outpost
-        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115  # closed by `_on_end`
-        self._which = which
-        self._take = take
-        self._wanted = True
-        self._told = self._closed = self._ended = False
-        self._go = threading.Semaphore(1)
-        threading.Thread(target=self._wait, daemon=True).start()
-
-    def _wait(self) -> "None":
-        while True:
-            self._go.acquire()
-            if self._closed or not wait_readable(self._file.fileno()):
-                break
-            self._outpost.post(self._on_readable)
-        self._outpost.post(self._on_end)
-
-    def _on_readable(self) -> "None":
-        self._told = True
-        if self._wanted:
-            self.drain()
-            self._told = False
-            self._go.release()
-
-    def _on_end(self) -> "None":
-        if not self._ended:
-            self.drain()
-            self._ended = True
-            self._file.close()
-
-    def watch(self, wanted: "bool") -> "None":
-        self._wanted = wanted
-        if wanted and self._told:
-            self._on_readable()
-
-    def drain(self) -> "None":
-        while not self._ended and not self._closed:
-            count = min(READ_BYTES, waiting_bytes(self._file.fileno()))
-            if not count:
-                break
-            self._take(self._which, self._file.read(count))
-
-    def close(self) -> "None":
-        self._closed = True
-        self._go.release()

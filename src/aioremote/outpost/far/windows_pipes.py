@@ -1,0 +1,150 @@
+"""What stands for `pipes` on Windows: the outpost's ends of a program's pipes, with a thread each.
+
+The thread of an output only waits until there is something; the loop reads it, and so can take all there is at any
+time. That of an input writes. There are no terminals.
+"""
+
+import errno
+import threading
+from queue import Queue
+
+from .frames import cost
+from .windows_kernel import wait_readable, waiting_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .windows_outpost import WindowsOutpost
+
+__all__ = ["Input", "Output", "TerminalInput", "set_size"]
+
+READ_BYTES = 262144
+
+
+class Output(object):
+    """One output of a program.
+
+    Args:
+        outpost: whose loop reads.
+        fd: what to read; closed with this, once nobody can write there any more.
+        name: what `take` is told first.
+        take: gets the name and what came, b"" at the end.
+    """
+
+    def __init__(
+        self, outpost: "WindowsOutpost", fd: "int", name: "bytes", take: "Callable[[bytes, bytes], None]"
+    ) -> "None":
+        self._outpost = outpost
+        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115  # closed when its thread ends
+        self._fd = fd
+        self._name = name
+        self._take = take
+        self._go = threading.Semaphore(1)
+        self._wanted = True
+        self._waits = False  # to be read, and so does the thread
+        self._over = False
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> "None":
+        more = True
+        while more:
+            self._go.acquire()
+            more = not self._over and wait_readable(self._fd)
+            self._outpost.post(self._on_readable)
+        self._outpost.post(self._file.close)
+
+    def _on_readable(self) -> "None":
+        self._waits = True
+        if self._wanted:
+            self._waits = False
+            self._read()
+            self._go.release()
+
+    def _read(self) -> "bool":
+        """Read what there is, and return whether that was something."""
+        count = -1 if self._over else waiting_bytes(self._fd)
+        if count > 0:
+            self._take(self._name, self._file.read(min(READ_BYTES, count)))
+            return True
+        if count < 0 and not self._over:
+            self._over = True
+            self._take(self._name, b"")
+        return False
+
+    def pause(self) -> "None":
+        """Read nothing for now."""
+        self._wanted = False
+
+    def resume(self) -> "None":
+        """Read when there is something."""
+        self._wanted = True
+        if self._waits:
+            self._on_readable()
+
+    def read_rest(self) -> "None":
+        """Read at once all that has been written until now."""
+        while self._read():
+            pass
+
+    def close(self) -> "None":
+        """Read nothing more."""
+        self._over = True
+        self._go.release()
+
+
+class Input(object):
+    """The input of a program.
+
+    Args:
+        outpost: whose loop is told.
+        fd: where to; closed with this.
+        used: gets the credit of what was written, and whether the program takes nothing any more.
+    """
+
+    def __init__(self, outpost: "WindowsOutpost", fd: "int", used: "Callable[..., None]") -> "None":
+        self._outpost = outpost
+        self._file = open(fd, "wb", buffering=0)  # noqa: SIM115  # closed by its thread
+        self._used = used
+        self._pieces: "Queue[bytes | None]" = Queue()  # None at the end; no more than there is credit for
+        self._broken = False
+        threading.Thread(target=self._write, daemon=True).start()
+
+    def write(self, data: "bytes") -> "None":
+        """Write bytes as the program takes them."""
+        self._pieces.put(data)
+
+    def end(self) -> "None":
+        """End the input after what was written."""
+        self._pieces.put(None)
+
+    def close(self) -> "None":
+        """Write nothing more."""
+        self._broken = True
+        self._pieces.put(None)
+
+    def _write(self) -> "None":
+        while True:
+            data = self._pieces.get()
+            if data is None:
+                break
+            left = memoryview(data)
+            try:
+                while left and not self._broken:
+                    left = left[self._file.write(left) :]
+            except OSError:  # nobody reads
+                self._broken = True
+                self._outpost.post(lambda: self._used(0, broken=True))
+            self._tell(cost(data))
+        self._file.close()
+
+    def _tell(self, used: "int") -> "None":
+        self._outpost.post(lambda: self._used(used))
+
+
+TerminalInput = Input
+
+
+def set_size(fd: "int", size: "tuple[int, int]") -> "None":
+    """Raise OSError: there are no terminals."""
+    raise OSError(errno.ENOTTY, "no terminal")
