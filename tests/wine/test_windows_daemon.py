@@ -9,9 +9,10 @@ import secrets
 from pathlib import Path
 
 import pytest
+from tests.samba import run_samba
 from tests.wine import far_functions
 from tests.wine.conftest import PIPE
-from tests.wine.road import machine_behind
+from tests.wine.road import machine_behind, machine_through_smb
 from tests.wine.windows import HERE, Windows, shown
 
 from aioremote import (
@@ -45,6 +46,16 @@ async def test_functions_run_in_windows(machine: Machine) -> None:
     assert await machine.python.call(platform.system) == "Windows"
     assert await machine.python.call(os.path.join, "a", "b") in ("a/b", "a\\b")
     assert await machine.ping() < 5
+
+
+async def test_the_whole_road_leads_through_smb(port: int) -> None:
+    """Everything but Windows' own SMB server: that is Samba here."""
+    data = secrets.token_bytes(1_000_000)
+    with run_samba() as samba:
+        async with machine_through_smb(samba, port) as machine:
+            assert await machine.python.call(platform.system) == "Windows"
+            assert await machine.python.call(bytes, data) == data
+            assert (await machine.run("cmd", "/c", "echo", "hello")).stdout.split() == ["hello"]
 
 
 async def test_results_and_arguments_of_all_sizes_come_through(machine: Machine) -> None:
@@ -220,4 +231,19 @@ async def test_the_end_of_the_daemon_ends_all_sessions(windows: Windows) -> None
         tasks.create_task(stay_until_lost(machine, mark))
         await until(lambda: len(marked_processes(mark)) > 0, seconds=60)
         daemon.kill()
+    await until(lambda: not marked_processes(mark), seconds=30)
+
+
+async def test_a_daemon_that_is_closed_ends_its_sessions_and_gives_its_pipe_free(
+    windows: Windows, tmp_path: Path
+) -> None:
+    pipe, mark, sign = PIPE + "-closed", f"mark-{secrets.token_hex(8)}", tmp_path / "sign"
+    daemon, _ = windows.server("listening", shown(HERE / "twice.py"), pipe, shown(sign))
+    port = int(windows.server("port", shown(HERE / "bridge.py"), pipe)[1])
+    async with machine_behind(port) as machine, asyncio.TaskGroup() as tasks:
+        tasks.create_task(stay_until_lost(machine, mark))
+        await until(lambda: len(marked_processes(mark)) > 0, seconds=60)
+        sign.touch()
+    said, _ = await asyncio.to_thread(daemon.communicate, timeout=60)
+    assert (said.split("\n"), daemon.returncode) == (["listening again", "ended", ""], 0)
     await until(lambda: not marked_processes(mark), seconds=30)

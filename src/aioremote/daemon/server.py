@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import aioremote.outpost.far
 from aioremote._core.lifetime import Owner, bounded_cleanup
@@ -23,6 +23,9 @@ from aioremote.daemon.gate import Gate
 from aioremote.daemon.rooms import Door, Rooms
 from aioremote.transports.greeting import GREETING, REFUSAL, fingerprint_of
 from aioremote.transports.tokens import MAX_PROOF_BYTES, challenge, read_tokens, whose_answer
+
+if TYPE_CHECKING:
+    from aioremote.daemon.windows import PipeListener
 
 __all__ = ["Daemon", "serve"]
 
@@ -66,7 +69,7 @@ class Daemon:
         self._certificate = b""
         self._server: asyncio.Server | None = None  # on a unix socket
         self._listener: socket.socket | None = None  # on TCP: who comes is no transport before a login begins
-        self._accepting: list[asyncio.Task[None]] = []  # on a Windows pipe
+        self._pipes: PipeListener | None = None  # on Windows
         self._owner = Owner("daemon")
         per_source = config.max_unauthenticated if self._unix or self._pipe else config.max_per_address
         self._gate: Gate[_Side] = Gate(config.max_unauthenticated, per_source)
@@ -104,14 +107,11 @@ class Daemon:
         loop.add_reader(self._listener, self._accept, self._listener)
 
     def _listen_on_pipe(self) -> None:
-        from aioremote.daemon.windows import WAITING, PipeListener, check_name
+        from aioremote.daemon.windows import PipeListener, check_name
 
-        check_name(self.config.listen)
-        arriving = PipeListener(self.config.listen, self._protocol_of_pipe, remote=self.config.allow_remote)
-        self._accepting = [self._owner.spawn(arriving.accept(), "pipe") for _ in range(WAITING)]
-
-    def _protocol_of_pipe(self) -> _Side:
-        return _Side(self._arrived_near)
+        name, remote = self.config.listen, self.config.allow_remote
+        check_name(name)
+        self._pipes = PipeListener(name, lambda: _Side(self._arrived_near), remote=remote, spawn=self._owner.spawn)
 
     def reload(self) -> None:
         """Read key, authorised certificates and tokens again; who is in stays. ConfigError changes nothing."""
@@ -139,8 +139,8 @@ class Daemon:
     def _stop_listening(self) -> None:
         if self._server is not None:
             self._server.close()
-        for task in self._accepting:
-            task.cancel()
+        if self._pipes is not None:
+            self._pipes.close()
         listener, self._listener = self._listener, None
         if listener is not None:
             asyncio.get_running_loop().remove_reader(listener)

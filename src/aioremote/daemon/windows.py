@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from aioremote.transports.greeting import GREETING
 
 __all__ = ["ACCESS", "Outpost", "PipeListener", "check_name"]
 
+Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+_log = logging.getLogger("aioremote.daemon")
+
 ACCESS = "D:P(A;;GA;;;SY)(A;;GA;;;BA)(A;;GRGW;;;OW)"
 """Who may open the pipe: the system, administrators, and who owns it, which is the daemon's user. Nobody inherits."""
 
@@ -34,6 +39,7 @@ _BYTES, _REJECT_REMOTE = 0x0, 0x8
 _UNLIMITED = 255
 _REVISION = 1
 _END_SECONDS = 2.0
+_PAUSE_SECONDS = 1.0
 _NAME = re.compile(r"\\\\\.\\pipe\\[^\\/:*?\"<>|]{1,200}", re.IGNORECASE)
 _START = """\
 import os, sys
@@ -59,29 +65,55 @@ def check_name(name: str) -> None:
 
 
 class PipeListener:
-    r"""A named pipe that clients are let in by.
+    r"""A named pipe that clients are let in by, at several instances at once so that nobody else can take its name.
 
     Args:
         name: as ``\\.\pipe\NAME``.
         protocol: makes what a client's transport is given to.
         remote: whether clients of other machines, through SMB, may open it.
+        spawn: starts a task.
 
     Raises:
-        ConfigError: another process has this pipe.
+        ConfigError: another process has this pipe, or the event loop cannot serve one.
     """
 
-    def __init__(self, name: str, protocol: Callable[[], asyncio.Protocol], *, remote: bool) -> None:
+    def __init__(self, name: str, protocol: Callable[[], asyncio.Protocol], *, remote: bool, spawn: Spawn) -> None:
         self._name = name
         self._protocol = protocol
-        self._remote = remote
+        self._kind = _BYTES | (0 if remote else _REJECT_REMOTE)
         self._loop: Any = asyncio.get_running_loop()
+        if not isinstance(self._loop, import_module("asyncio").ProactorEventLoop):
+            raise ConfigError(f"listen={name!r}: this needs asyncio's usual loop for Windows, ProactorEventLoop")
         self._descriptor = _descriptor(ACCESS)
-        self._first: Any = self._made(first=True)
+        self._waiting: list[Any] = [self._first()]
+        self._waiting += [self._made() for _ in range(WAITING - 1)]
+        self._tasks = [spawn(self._accept(), "pipe") for _ in range(WAITING)]
 
-    async def accept(self) -> None:
-        """Let one client in after the other, until cancelled; each task that does so has an instance of its own."""
+    def _first(self) -> Any:
+        taken = f"listen={self._name!r}: another process has this pipe"
+        if _exists(self._name):
+            raise ConfigError(taken)
+        try:
+            return self._made(_FIRST_INSTANCE)
+        except PermissionError as error:
+            raise ConfigError(taken) from error
+
+    def _made(self, flag: int = 0) -> Any:
+        security = _Security(ctypes.sizeof(_Security), self._descriptor, 0)
+        told = ctypes.addressof(security)
+        mode, size = _DUPLEX | _OVERLAPPED | flag, _BUFFER_BYTES
+        handle = _api().CreateNamedPipe(self._name, mode, self._kind, _UNLIMITED, size, size, 0, told)
+        return import_module("asyncio.windows_utils").PipeHandle(handle)
+
+    async def _accept(self) -> None:
+        """Let one client in after the other, until cancelled."""
         while True:
-            pipe, self._first = self._first or self._made(first=False), None
+            try:
+                pipe = self._waiting.pop() if self._waiting else self._made()
+            except OSError as error:  # no handle is left, say: who waits is let in later
+                _log.warning("cannot accept: %s", error)
+                await asyncio.sleep(_PAUSE_SECONDS)
+                continue
             try:
                 await self._loop._proactor.accept_pipe(pipe)  # the loop's only way to its port
             except OSError:  # a client that has left again
@@ -92,25 +124,12 @@ class PipeListener:
                 raise
             self._loop._make_duplex_pipe_transport(pipe, self._protocol(), extra={"addr": self._name})
 
-    def _made(self, *, first: bool) -> Any:
-        if first and _exists(self._name):
-            raise ConfigError(f"listen={self._name!r}: another process has this pipe")
-        mode = _DUPLEX | _OVERLAPPED | (_FIRST_INSTANCE if first else 0)
-        kind = _BYTES | (0 if self._remote else _REJECT_REMOTE)
-        security = _Security(ctypes.sizeof(_Security), self._descriptor, 0)
-        try:
-            handle = _api().CreateNamedPipe(
-                self._name, mode, kind, _UNLIMITED, _BUFFER_BYTES, _BUFFER_BYTES, 0, ctypes.addressof(security)
-            )
-        except PermissionError as error:
-            raise ConfigError(f"listen={self._name!r}: another process has this pipe") from error
-        return import_module("asyncio.windows_utils").PipeHandle(handle)
-
     def close(self) -> None:
-        """Give up what no task accepts on."""
-        if self._first is not None:
-            self._first.close()
-            self._first = None
+        """Let no one in any more."""
+        for task in self._tasks:
+            task.cancel()
+        while self._waiting:
+            self._waiting.pop().close()
 
 
 class _Security(ctypes.Structure):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["READ", "WRITE", "Poller"]
 
 READ, WRITE = 1, 4
+MOST_SOCKETS = 500  # Python's select takes 512 there
 
 
 class Poller(object):
@@ -32,6 +33,8 @@ class Poller(object):
 
     def watch(self, fd: "int", callback: "Callable[[int], None]", events: "int" = READ) -> "None":
         """Call `callback` with what `fd` is ready for; again with other `events` changes that, 0 ends it."""
+        if events and fd not in self._watched and len(self._watched) >= MOST_SOCKETS:
+            raise OSError("%d sockets, and no room for more" % MOST_SOCKETS)
         if events:
             self._watched[fd] = events, callback
         else:
