@@ -8,6 +8,7 @@ import re
 import secrets
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.samba import run_samba
 from tests.wine import far_functions
@@ -26,6 +27,7 @@ from aioremote import (
     UnsupportedError,
     WorkerDied,
 )
+from aioremote.commands.process import Process
 from aioremote.testing.checks import marked_processes, until
 from aioremote.types import Capability
 
@@ -40,6 +42,11 @@ async def stay_until_lost(machine: Machine, mark: str) -> None:
 async def run_until_lost(machine: Machine, *argv: str) -> None:
     with pytest.raises((ClosedError, ConnectionLost)):
         await machine.run(*argv)
+
+
+async def send_on_and_on(process: Process) -> None:
+    while True:
+        await process.stdin.send(bytes(100_000))
 
 
 async def test_functions_run_in_windows(machine: Machine) -> None:
@@ -131,6 +138,24 @@ async def test_programs_get_exact_arguments_and_give_exact_bytes(machine: Machin
     data = secrets.token_bytes(3_000_000)
     copy = "import shutil, sys; shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer)"
     assert (await machine.run(python, "-c", copy, input=data)).stdout_bytes == data
+
+
+async def test_a_slow_reader_gets_everything_that_a_program_has_left(machine: Machine, python: str) -> None:
+    code = "import sys; [sys.stdout.buffer.write(b'y' * 1_000_000) for _ in range(20)]; sys.stderr.write('e' * 30_000)"
+    async with machine.start(python, "-c", code) as process:
+        chunks = aiter(process.stdout)
+        got = len(await anext(chunks))
+        await asyncio.sleep(1)  # in which the program, or the road, fills up
+        got += sum([len(chunk) async for chunk in chunks])
+        assert (got, await process.wait()) == (20_000_000, 0)
+
+
+async def test_input_that_nobody_reads_is_told(machine: Machine, python: str) -> None:
+    """Of a program that ends; one that closes its input and lives on shares it with Wine's console."""
+    async with machine.start(python, "-c", "import time; time.sleep(1)") as process:
+        with pytest.raises(anyio.BrokenResourceError):
+            await send_on_and_on(process)
+        assert await process.wait() == 0
 
 
 async def test_programs_have_their_status_directory_and_environment(machine: Machine, python: str) -> None:

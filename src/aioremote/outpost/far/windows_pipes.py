@@ -6,6 +6,7 @@ time. That of an input writes. There are no terminals.
 
 import errno
 import threading
+from functools import partial
 from queue import Queue
 
 from .frames import cost
@@ -40,37 +41,44 @@ class Output(object):
         self._fd = fd
         self._name = name
         self._take = take
-        self._go = threading.Semaphore(1)
+        self._go = threading.Semaphore(0)
         self._wanted = True
-        self._waits = False  # to be read, and so does the thread
+        self._waits = False  # to be read, and its thread with it
+        self._at_end = False  # but for what there is
         self._over = False
         threading.Thread(target=self._wait, daemon=True).start()
 
     def _wait(self) -> "None":
-        more = True
-        while more:
+        while not self._over:
+            more = wait_readable(self._fd)
+            self._outpost.post(partial(self._on_readable, more))
             self._go.acquire()
-            more = not self._over and wait_readable(self._fd)
-            self._outpost.post(self._on_readable)
         self._outpost.post(self._file.close)
 
-    def _on_readable(self) -> "None":
-        self._waits = True
+    def _on_readable(self, more: "bool") -> "None":
+        self._waits, self._at_end = True, not more
         if self._wanted:
-            self._waits = False
-            self._read()
-            self._go.release()
+            self._go_on()
+
+    def _go_on(self) -> "None":
+        self._waits = False
+        if not self._read() and self._at_end:
+            self._end()
+        self._go.release()
 
     def _read(self) -> "bool":
         """Read what there is, and return whether that was something."""
-        count = -1 if self._over else waiting_bytes(self._fd)
+        count = 0 if self._over else waiting_bytes(self._fd)
         if count > 0:
             self._take(self._name, self._file.read(min(READ_BYTES, count)))
-            return True
-        if count < 0 and not self._over:
+        elif count < 0:
+            self._end()
+        return count > 0
+
+    def _end(self) -> "None":
+        if not self._over:
             self._over = True
             self._take(self._name, b"")
-        return False
 
     def pause(self) -> "None":
         """Read nothing for now."""
@@ -80,7 +88,7 @@ class Output(object):
         """Read when there is something."""
         self._wanted = True
         if self._waits:
-            self._on_readable()
+            self._go_on()
 
     def read_rest(self) -> "None":
         """Read at once all that has been written until now."""
