@@ -1,4 +1,4 @@
-"""What the outposts of Windows ask its kernel for: jobs, whose processes end together, and when a pipe can be read.
+"""What the outposts of Windows ask its kernel for: jobs, whose processes end together, and pipes to be waited for.
 
 The floor imports this everywhere; it is of use on Windows alone. Not for named pipes, which are the daemon's.
 """
@@ -17,10 +17,10 @@ __all__ = [
     "CREATE_SUSPENDED",
     "FOREIGN",
     "Job",
+    "ReadEnd",
+    "new_pipe",
     "own_python",
     "resume",
-    "wait_readable",
-    "waiting_bytes",
 ]
 
 FOREIGN: "Any" = ctypes  # with what only Windows has
@@ -28,6 +28,9 @@ KILL_ON_JOB_CLOSE = 0x2000  # Source: winnt.h, as all these
 EXTENDED_LIMITS = 9
 CREATE_SUSPENDED = 0x4
 CREATE_NO_WINDOW = 0x08000000
+INBOUND, OVERLAPPED, FIRST_INSTANCE = 0x1, 0x40000000, 0x80000
+GENERIC_WRITE, OPEN_EXISTING = 0x40000000, 3
+PIPE_BYTES = 65536
 SUSPEND_RESUME = 0x0800
 SET_QUOTA_AND_TERMINATE = 0x0101  # what a process is opened with that is to be put into a job
 
@@ -101,20 +104,59 @@ def resume(pid: "int") -> "None":
         raise OSError("process %d cannot run: status %#x" % (pid, status & 0xFFFFFFFF))
 
 
-def wait_readable(fd: "int") -> "bool":
-    """Wait until a pipe has something to read; False where nobody can write to it any more.
+class ReadEnd(object):
+    """Our end of a pipe that somebody else writes to.
 
-    A read of no bytes is what waits: so the bytes stay where they are for who reads them.
+    Its handle is an overlapped one: with any other, to look while a thread waits would wait too.
     """
-    count = ctypes.c_uint32()
-    return bool(_kernel().ReadFile(_handle_of(fd), ctypes.byref(count), 0, ctypes.byref(count), None))
+
+    def __init__(self, handle: "int") -> "None":
+        self._handle = handle
+        self._waiting: "Any" = None
+
+    def wait(self) -> "bool":
+        """Wait until there is something to read; False where nobody can write there any more, or after `cancel`.
+
+        A read of no bytes is what waits: so the bytes stay where they are for who reads them.
+        """
+        try:
+            self._waiting, _ = _api().ReadFile(self._handle, 0, overlapped=True)
+            return int(self._waiting.GetOverlappedResult(True)[1]) == 0
+        except OSError:
+            return False
+
+    def cancel(self) -> "None":
+        """End the wait of another thread."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def count(self) -> "int":
+        """Return how many bytes can be read without waiting, -1 where no more will come."""
+        try:
+            return int(_api().PeekNamedPipe(self._handle, 0)[0])
+        except OSError:
+            return -1
+
+    def read(self, count: "int") -> "bytes":
+        """Read bytes that are there."""
+        reading, _ = _api().ReadFile(self._handle, count, overlapped=True)
+        reading.GetOverlappedResult(True)
+        return bytes(reading.getbuffer())
+
+    def close(self) -> "None":
+        """Give it up; nothing may wait."""
+        _api().CloseHandle(self._handle)
 
 
-def waiting_bytes(fd: "int") -> "int":
-    """Return how many bytes of a pipe can be read without waiting, -1 where no more will come."""
-    count = ctypes.c_uint32()
-    there = _kernel().PeekNamedPipe(_handle_of(fd), None, 0, None, ctypes.byref(count), None)
-    return count.value if there else -1
+def new_pipe() -> "tuple[ReadEnd, int]":
+    """Return both ends of a pipe: ours, and a descriptor to be handed on and closed."""
+    api = _api()
+    crt: "Any" = import_module("msvcrt")
+    name = r"\\.\pipe\aioremote-%d-%s" % (os.getpid(), os.urandom(16).hex())
+    ours = api.CreateNamedPipe(name, INBOUND | FIRST_INSTANCE | OVERLAPPED, 0, 1, PIPE_BYTES, PIPE_BYTES, 0, 0)
+    theirs = api.CreateFile(name, GENERIC_WRITE, 0, 0, OPEN_EXISTING, 0, 0)
+    api.ConnectNamedPipe(ours, overlapped=True).GetOverlappedResult(True)
+    return ReadEnd(ours), int(crt.open_osfhandle(theirs, 0))
 
 
 def own_python() -> "tuple[str, dict[str, str]]":
@@ -143,9 +185,8 @@ def _process(kernel: "Any", pid: "int", access: "int") -> "ctypes.c_void_p":
     return ctypes.c_void_p(process)
 
 
-def _handle_of(fd: "int") -> "ctypes.c_void_p":
-    crt: "Any" = import_module("msvcrt")
-    return ctypes.c_void_p(crt.get_osfhandle(fd))
+def _api() -> "Any":
+    return import_module("_winapi")  # which multiprocessing uses too
 
 
 def _last_error(about: "str") -> "OSError":

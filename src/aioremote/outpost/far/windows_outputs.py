@@ -1,7 +1,6 @@
 """What stands for `outputs` on Windows: what a worker and its children write, through two pipes."""
 
-import os
-
+from .windows_kernel import new_pipe
 from .windows_pipes import Output
 
 TYPE_CHECKING = False
@@ -31,8 +30,8 @@ class Outputs(object):
         self.theirs: "list[int]" = []
         self._pipes: "list[Output]" = []
         for which in (OUT, ERR):
-            ours, end = os.pipe()
-            self.theirs.append(end)
+            ours, theirs = new_pipe()
+            self.theirs.append(theirs)
             self._pipes.append(Output(outpost, ours, b"%d" % which, self._on_output))
 
     def _on_output(self, name: "bytes", data: "bytes") -> "None":

@@ -10,12 +10,12 @@ from functools import partial
 from queue import Queue
 
 from .frames import cost
-from .windows_kernel import wait_readable, waiting_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .windows_kernel import ReadEnd
     from .windows_outpost import WindowsOutpost
 
 __all__ = ["Input", "Output", "TerminalInput", "set_size"]
@@ -28,17 +28,16 @@ class Output(object):
 
     Args:
         outpost: whose loop reads.
-        fd: what to read; closed with this, once nobody can write there any more.
+        end: what to read; closed with this.
         name: what `take` is told first.
         take: gets the name and what came, b"" at the end.
     """
 
     def __init__(
-        self, outpost: "WindowsOutpost", fd: "int", name: "bytes", take: "Callable[[bytes, bytes], None]"
+        self, outpost: "WindowsOutpost", end: "ReadEnd", name: "bytes", take: "Callable[[bytes, bytes], None]"
     ) -> "None":
         self._outpost = outpost
-        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115  # closed when its thread ends
-        self._fd = fd
+        self._end = end
         self._name = name
         self._take = take
         self._go = threading.Semaphore(0)
@@ -50,10 +49,10 @@ class Output(object):
 
     def _wait(self) -> "None":
         while not self._over:
-            more = wait_readable(self._fd)
+            more = self._end.wait()
             self._outpost.post(partial(self._on_readable, more))
             self._go.acquire()
-        self._outpost.post(self._file.close)
+        self._outpost.post(self._end.close)
 
     def _on_readable(self, more: "bool") -> "None":
         self._waits, self._at_end = True, not more
@@ -63,19 +62,19 @@ class Output(object):
     def _go_on(self) -> "None":
         self._waits = False
         if not self._read() and self._at_end:
-            self._end()
+            self._tell_end()
         self._go.release()
 
     def _read(self) -> "bool":
         """Read what there is, and return whether that was something."""
-        count = 0 if self._over else waiting_bytes(self._fd)
+        count = 0 if self._over else self._end.count()
         if count > 0:
-            self._take(self._name, self._file.read(min(READ_BYTES, count)))
+            self._take(self._name, self._end.read(min(READ_BYTES, count)))
         elif count < 0:
-            self._end()
+            self._tell_end()
         return count > 0
 
-    def _end(self) -> "None":
+    def _tell_end(self) -> "None":
         if not self._over:
             self._over = True
             self._take(self._name, b"")
@@ -98,6 +97,7 @@ class Output(object):
     def close(self) -> "None":
         """Read nothing more."""
         self._over = True
+        self._end.cancel()
         self._go.release()
 
 

@@ -8,7 +8,7 @@ import errno
 import os
 import subprocess
 
-from .windows_kernel import CREATE_NO_WINDOW, CREATE_SUSPENDED, Job, resume
+from .windows_kernel import CREATE_NO_WINDOW, CREATE_SUSPENDED, Job, ReadEnd, new_pipe, resume
 from .windows_supervisor import PROGRAMS
 
 TYPE_CHECKING = False
@@ -48,7 +48,7 @@ class Spawner(object):
     def __init__(self, marks: "Marks") -> "None":
         pass
 
-    def start(self, order: "Order", number: "int") -> "tuple[int, list[int]]":
+    def start(self, order: "Order", number: "int") -> "tuple[int, list[int | ReadEnd]]":
         """Start a program.
 
         Returns:
@@ -65,8 +65,12 @@ class Spawner(object):
         if cwd is not None and not os.path.isdir(cwd):
             raise StartError("cwd", errno.ENOTDIR if os.path.exists(cwd) else errno.ENOENT)
         program = _find(os.fsdecode(order.argv[0]), cwd or os.getcwd(), environment)
-        pairs = [os.pipe() for _ in range(2)]  # of what is read, and what is written
-        ours, theirs = [reading for reading, _ in pairs], [writing for _, writing in pairs]
+        ours: "list[int | ReadEnd]" = []
+        theirs: "list[int]" = []
+        for _ in ("stdout", "stderr"):
+            reading, writing = new_pipe()
+            ours.append(reading)
+            theirs.append(writing)
         stdin = subprocess.DEVNULL
         if order.stdin:
             stdin, writing = os.pipe()
@@ -75,10 +79,12 @@ class Spawner(object):
         try:
             pid = _spawn(program, order, cwd, environment, (stdin, theirs[0], theirs[1]))
         except BaseException:
-            _close(ours)
+            for end in ours:
+                os.close(end) if isinstance(end, int) else end.close()
             raise
         finally:
-            _close(theirs)
+            for fd in theirs:
+                os.close(fd)
         return pid, ours
 
 
@@ -131,8 +137,3 @@ def _spawn(
         raise
     PROGRAMS[process.pid] = process, job
     return process.pid
-
-
-def _close(fds: "list[int]") -> "None":
-    for fd in fds:
-        os.close(fd)
