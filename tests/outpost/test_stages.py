@@ -109,6 +109,7 @@ def test_the_outpost_is_every_module_of_far() -> None:
     assert {"__init__", "stage1"} <= set(shipped.modules)
     assert shipped.entry == "serve"
     assert outpost_payload() is shipped
+    assert not [name for name in shipped.modules if name in ("guests", "shared") or name.startswith("windows")]
 
 
 def test_what_starts_first_goes_compiled_to_a_python_of_our_version() -> None:

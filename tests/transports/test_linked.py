@@ -21,19 +21,22 @@ from aioremote import (
     CommandNotFound,
     CommandTimeout,
     ConnectionLost,
+    DaemonMachine,
     HostKeys,
     Machine,
     RemoteError,
     SshMachine,
+    UnsupportedError,
 )
 from aioremote.commands.process import Process
+from aioremote.outpost.far import frames
 from aioremote.protocols import FarProcess, Transport
 from aioremote.testing.checks import cancel_everywhere, marked_processes, until
 from aioremote.testing.proxy import TcpProxy
 from aioremote.testing.sshd import Sshd, TestUser
 from aioremote.transports.linked import LinkedTransport
 from aioremote.transports.local import LocalTransport
-from aioremote.types import Capability, ProcessSpec
+from aioremote.types import Capability, Endpoint, ProcessSpec
 
 pytestmark = pytest.mark.usefixtures("aioremote_no_leaks")
 
@@ -576,3 +579,35 @@ async def test_tasks_share_one_outpost_and_survive_each_other_s_cancel() -> None
         assert transport.capabilities >= {Capability.COMMANDS, Capability.TERMINAL, Capability.TREE_KILL}
     finally:
         await transport.aclose()
+
+
+async def test_what_the_far_end_says_it_does_not_serve_is_not_asked_for(tmp_path: Path) -> None:
+    """Rule 11 of the house: a missing ability is UnsupportedError, from what is declared; nothing of it is sent."""
+    heard = b""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal heard
+        writer.write(b"aioremote-daemon-1 3.13.0 1 \n")
+        writer.write(frames.hello(frames.Limits(missing=("process", "files", "connect", "listen"))))
+        while data := await reader.read(65536):
+            heard += data
+        writer.close()
+
+    path = str(tmp_path / "s")
+    async with await asyncio.start_unix_server(serve, path), DaemonMachine(path=path) as machine:
+        assert machine.capabilities == frozenset()
+        with pytest.raises(UnsupportedError, match="no service 'process'"):
+            await machine.run("SECRET")
+        with pytest.raises(UnsupportedError, match="no service 'files'"):
+            await machine.path("/SECRET").read_text()
+        with pytest.raises(UnsupportedError, match="no service 'connect'"):
+            await machine.open_connection("SECRET", 1)
+        with pytest.raises(UnsupportedError, match="no service 'listen'"):
+            await machine.transport.open_listener(Endpoint("127.0.0.1", 0))
+        machine.abort()
+    assert b"SECRET" not in heard
+    kinds = {frames.HELLO, frames.PING}
+    while heard:
+        length, kind = int.from_bytes(heard[:4]), heard[4]
+        assert kind in kinds
+        heard = heard[12 + length :]

@@ -6,6 +6,7 @@ is imported here.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -36,6 +37,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # warnings are for programs, and would stand between the lines of the hosts
     try:
+        if os.name == "nt":
+            from aioremote.cli.windows import invoke as invoke_on_windows
+
+            return invoke_on_windows(args)
         from aioremote.cli.app import invoke
 
         return invoke(args)

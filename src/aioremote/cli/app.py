@@ -31,6 +31,7 @@ from aioremote.cli.options import (
     ssh_keywords,
 )
 from aioremote.cli.outcomes import USAGE_STATUS
+from aioremote.cli.serve_command import serve_command
 from aioremote.errors import RemoteError
 from aioremote.escape import one_line
 from aioremote.fleet.gather import fold_hosts
@@ -306,17 +307,4 @@ def keygen_command(path: str, *, token: bool) -> None:
         raise click.ClickException(f"{path}: {error.strerror}") from error
 
 
-@cli.command("serve")
-@click.option("--listen", default="127.0.0.1:10101", metavar="ADDR", help="ADDRESS:PORT, or the path of a socket.")
-@click.option("--key", metavar="FILE", help="The daemon's key, made by keygen.")
-@click.option("--authorized", metavar="FILE", help="The clients' certificates, one after the other.")
-@click.option("--tokens", metavar="FILE", help="Tokens of clients without certificates, one a line, mode 0600.")
-@click.option("--drain", metavar="SECONDS", type=float, default=30.0, help="For sessions to end after SIGTERM.")
-@click.option("--allow-remote", is_flag=True, help="Permit an address that is not loopback.")
-def serve_command(**params: Any) -> int:
-    """Let authorised clients use this machine until Ctrl-C; SIGHUP reads the files again, SIGTERM lets sessions end."""
-    from aioremote.cli.serving import run_daemon
-    from aioremote.daemon import DaemonConfig
-
-    drain = params.pop("drain")
-    return run_interruptible(partial(run_daemon, DaemonConfig(**params), drain))
+cli.add_command(serve_command)

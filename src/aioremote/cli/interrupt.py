@@ -16,7 +16,7 @@ from aioremote.escape import one_line
 
 __all__ = ["Interrupt", "run_interruptible"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else ()  # elsewhere Ctrl-C cancels
 _SIGNAL_STATUS = 128  # a shell's status for a program that a signal ended, plus the signal's number
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -29,8 +30,9 @@ async def run_daemon(config: DaemonConfig, drain: float, interrupt: Interrupt) -
 
     try:
         async with serve(config) as daemon:
-            loop.add_signal_handler(signal.SIGHUP, _reload, daemon)
-            loop.add_signal_handler(signal.SIGTERM, end)
+            if os.name == "posix":
+                loop.add_signal_handler(signal.SIGHUP, _reload, daemon)
+                loop.add_signal_handler(signal.SIGTERM, end)
             where = config.listen if not daemon.port else f"{config.endpoint[0]}:{daemon.port}"
             _say(f"listening on {where}")
             await ending.wait()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aioremote.errors import ConfigError
-from aioremote.transports.tcp import fingerprint_of
+from aioremote.transports.greeting import fingerprint_of
 from aioremote.transports.tokens import check_private
 
 __all__ = ["DaemonConfig", "authorized_fingerprints", "check_place", "own_certificate", "tls_context"]
@@ -22,14 +22,15 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE--
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonConfig:
-    """What a daemon is told.
+    r"""What a daemon is told.
 
     Attributes:
-        listen: "HOST:PORT" (an IP address; port 0 picks one), or the path of a unix socket in a directory of mode 0700.
-        key: the file that ``aioremote keygen`` wrote; not for unix sockets.
-        authorized: a file with the certificates of the clients, one after the other; not for unix sockets.
-        tokens: a file of mode 0600 with the tokens of clients without certificates, one a line; not for unix sockets.
-        allow_remote: whether another address than loopback may be listened on.
+        listen: "HOST:PORT" (an IP address; port 0 picks one), the path of a unix socket in a directory of mode 0700, or
+            on Windows, where it has to be one, a named pipe: ``\\.\pipe\NAME``.
+        key: the file that ``aioremote keygen`` wrote; for TCP alone, as the next two.
+        authorized: a file with the certificates of the clients, one after the other.
+        tokens: a file of mode 0600 with the tokens of clients without certificates, one a line.
+        allow_remote: whether another address than loopback may be listened on, or a pipe be opened through SMB.
         max_sessions: authenticated clients at once; more are refused with a text.
         max_unauthenticated: connections at once that have not authenticated; a new one takes the place of the oldest.
         max_per_address: of these, from one address.

@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from aioremote.transports.tcp import fingerprint_of
+from aioremote.transports.greeting import fingerprint_of
 
 __all__ = ["make_key", "make_token"]
 

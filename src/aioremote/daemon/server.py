@@ -11,10 +11,10 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import aioremote.outpost.far
 from aioremote._core.lifetime import Owner, bounded_cleanup
@@ -22,8 +22,11 @@ from aioremote.daemon.config import DaemonConfig, authorized_fingerprints, check
 from aioremote.daemon.gate import Gate
 from aioremote.daemon.rooms import Door, Rooms
 from aioremote.daemon.tls import ServerTls
-from aioremote.transports.tcp import GREETING, REFUSAL, fingerprint_of
+from aioremote.transports.greeting import GREETING, REFUSAL, fingerprint_of
 from aioremote.transports.tokens import MAX_PROOF_BYTES, challenge, read_tokens, whose_answer
+
+if TYPE_CHECKING:
+    from aioremote.daemon.windows import PipeListener
 
 __all__ = ["Daemon", "serve"]
 
@@ -57,14 +60,16 @@ class Daemon:
         self.port: int = 0
         self.sessions: int = 0
         self._unix = config.listen.startswith("/")
+        self._pipe = config.listen.startswith("\\\\")
         self._tls: ssl.SSLContext | None = None
         self._authorized: frozenset[str] = frozenset()
         self._tokens: tuple[bytes, ...] = ()
         self._certificate = b""
         self._server: asyncio.Server | None = None  # on a unix socket
         self._listener: socket.socket | None = None  # on TCP: who comes is no transport before a login begins
+        self._pipes: PipeListener | None = None  # on Windows
         self._owner = Owner("daemon")
-        per_source = config.max_unauthenticated if self._unix else config.max_per_address
+        per_source = config.max_unauthenticated if self._unix or self._pipe else config.max_per_address
         self._gate: Gate[_Side] = Gate(config.max_unauthenticated, per_source)
         self._rooms = Rooms(_start_room, config.max_named_sessions, config.named_idle_seconds)
         self._empty = asyncio.Event()
@@ -88,6 +93,9 @@ class Daemon:
             check_place(self.config.listen)
             self._server = await loop.create_unix_server(lambda: _Side(self._arrived_near), self.config.listen)
             return
+        if self._pipe or sys.platform == "win32":
+            self._listen_on_pipe()
+            return
         host, port = self.config.endpoint
         self.reload()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -96,9 +104,16 @@ class Daemon:
         self.port = self._listener.getsockname()[1]
         loop.add_reader(self._listener, self._accept, self._listener)
 
+    def _listen_on_pipe(self) -> None:
+        from aioremote.daemon.windows import PipeListener, check_name
+
+        name, remote = self.config.listen, self.config.allow_remote
+        check_name(name)
+        self._pipes = PipeListener(name, lambda: _Side(self._arrived_near), remote=remote, spawn=self._owner.spawn)
+
     def reload(self) -> None:
         """Read key, authorised certificates and tokens again; who is in stays. ConfigError changes nothing."""
-        if not self._unix:
+        if not self._unix and not self._pipe:
             tokens = () if self.config.tokens is None else read_tokens(self.config.tokens)
             self._tls, self._authorized = tls_context(self.config), authorized_fingerprints(self.config)
             self._tokens, self._certificate = tokens, own_certificate(self.config)
@@ -122,6 +137,8 @@ class Daemon:
     def _stop_listening(self) -> None:
         if self._server is not None:
             self._server.close()
+        if self._pipes is not None:
+            self._pipes.close()
         listener, self._listener = self._listener, None
         if listener is not None:
             asyncio.get_running_loop().remove_reader(listener)
@@ -149,7 +166,7 @@ class Daemon:
 
     def _arrived_near(self, side: _Side) -> None:
         side.hold()
-        self._arrived(side, "unix")
+        self._arrived(side, "pipe" if self._pipe else "unix")
 
     def _arrived(self, side: _Side, source: str) -> None:
         if self._owner.closing or self._gate.is_paused(source, asyncio.get_running_loop().time()):
@@ -166,7 +183,7 @@ class Daemon:
         try:
             try:
                 async with asyncio.timeout(self.config.login_seconds):
-                    scope = await (self._check_peer(side) if self._unix else self._handshake(side))
+                    scope = await self._log_in(side)
             finally:
                 self._gate.leave(side)
             self._gate.succeeded(source)
@@ -186,6 +203,12 @@ class Daemon:
             if isinstance(error, (ssl.SSLError, PermissionError)):
                 self._gate.failed(source, asyncio.get_running_loop().time())
             self._tell(source, str(error))
+
+    async def _log_in(self, side: _Side) -> str:
+        """Return who a client is, in whose name sessions are kept."""
+        if self._pipe:
+            return ""  # the pipe's access list has let him in
+        return await (self._check_peer(side) if self._unix else self._handshake(side))
 
     async def _handshake(self, side: _Side) -> str:
         assert self._tls is not None
@@ -218,14 +241,19 @@ class Daemon:
         return f"uid {uid}"
 
     async def _session(self, side: _Side, scope: str) -> None:
-        with closing(Door(self._rooms, scope)) as door:
-            await self._outpost(side, door)
+        options = {"keepalive": self.config.keepalive, "keepalive_count": _KEEPALIVE_COUNT}
+        if self._pipe:
+            from aioremote.daemon.windows import Outpost
 
-    async def _outpost(self, side: _Side, door: Door) -> None:
+            await self._outpost(side, lambda far: Outpost.start(far, options))
+            return
+        with closing(Door(self._rooms, scope)) as door:
+            await self._outpost(side, lambda far: _start("serve", far, options, sessions_fd=door.far.fileno()))
+
+    async def _outpost(self, side: _Side, start: Callable[[socket.socket], Awaitable[_Process]]) -> None:
         near, far = socket.socketpair()
         try:
-            options = {"keepalive": self.config.keepalive, "keepalive_count": _KEEPALIVE_COUNT}
-            process = await _start("serve", far, options, sessions_fd=door.far.fileno())
+            process = await start(far)
         except BaseException:
             near.close()
             raise
@@ -249,7 +277,12 @@ class Daemon:
             _log.warning("%s was not let in: %r", source, text)
 
 
-async def _part(side: _Side, other: _Side, near: socket.socket, process: asyncio.subprocess.Process) -> None:
+class _Process(Protocol):
+    async def wait(self) -> object: ...
+    def kill(self) -> None: ...
+
+
+async def _part(side: _Side, other: _Side, near: socket.socket, process: _Process) -> None:
     """Take a client and its outpost apart; `near` is the daemon's end of what joins them, and `other` reads it."""
     if other.over.done():  # what it said last still goes out
         side.close()

@@ -17,7 +17,7 @@ import anyio
 
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.streams import FarInput
-from aioremote.errors import BusyError, ClosedError, ConnectionLost, ForkedConnection, RemoteError
+from aioremote.errors import BusyError, ClosedError, ConnectionLost, ForkedConnection, RemoteError, UnsupportedError
 from aioremote.outpost.far.frames import CLOSED, GOAWAY, HELLO, PONG, Limits, WireError
 from aioremote.outpost.far.handlers import CANCELLED, Handler
 from aioremote.outpost.far.wire import Wire
@@ -131,6 +131,11 @@ class Link:
         """Whether this process was forked from the one that has the link."""
         return self._pid != os.getpid()
 
+    @property
+    def missing(self) -> frozenset[str]:
+        """Kinds of channels that the far end does not serve, and what it cannot do within others."""
+        return self._wire.missing
+
     def error(self, outcome: Literal["not_started", "unknown", "finished"] = "unknown") -> RemoteError:
         """Return a fresh error for what the end of the link left undone."""
         if self.is_forked:
@@ -204,11 +209,15 @@ class Link:
             end: nothing else will be sent.
 
         Raises:
+            UnsupportedError: the far end has said that it does not serve this kind.
             ConnectionLost, ClosedError: the link is over.
             BusyError: the far end takes no more channels at once.
         """
         if self._loss is not None or self._closing or self.is_forked:
             raise self.error("not_started")
+        if kind in self._wire.missing:
+            text = f"{self.host}: the outpost there has no service {kind!r}"
+            raise UnsupportedError(text, host=self.host)
         try:
             number = self._wire.open(kind, header, window=window, end=end)
         except WireError as error:

@@ -89,6 +89,8 @@ class Program(Handler, FarProcess):
         self._starters: list[asyncio.Future[None]] = []  # who wait for the beginning
         self._waiters: list[asyncio.Future[None]] = []  # and for the end
         self._room: asyncio.Future[None] | None = None
+        if spec.terminal is not None and "terminal" in link.missing:
+            raise UnsupportedError(f"{link.host}: there are no terminals there", host=link.host)
         order = pack_order(_order(spec))
         fits = len(order) <= MAX_IN_HEADER
         self._number = link.open("process", self, order if fits else b"", end=fits and not spec.stdin)
@@ -257,8 +259,13 @@ class Program(Handler, FarProcess):
         name = name.removeprefix("SIG")
         if name not in _SIGNALS:
             raise ValueError(f"no signal named {name!r}: give a name such as 'TERM' or 'INT'")
-        if not self._over:
-            self._link.signal(self._number, SEND_SIGNAL + name.encode())
+        if "signal" not in self._link.missing:
+            if not self._over:
+                self._link.signal(self._number, SEND_SIGNAL + name.encode())
+        elif name == "KILL":
+            self.end()
+        else:
+            raise UnsupportedError(f"{self._link.host}: there are no signals there but KILL", host=self._link.host)
 
     def end(self) -> None:
         if not self._over and not self._ending:
@@ -296,7 +303,7 @@ def _wake(line: list[asyncio.Future[None]]) -> None:
 
 def _status(ending: Ending) -> ExitStatus:
     if not ending.signal:
-        return ExitStatus(ending.code)
+        return ExitStatus(ending.code & 0xFFFFFFFF)  # Windows uses all 32 bits
     number = _SIGNALS.get(ending.signal, -ending.code)
     return ExitStatus(-int(number), ending.signal, ending.core_dumped)
 

@@ -45,7 +45,7 @@ __all__ = [
     "tried",
 ]
 
-OF_DAEMONS = ("guests.py", "shared.py")  # not for what is launched over a transport
+OF_DAEMONS = ("guests.py", "shared.py", "windows_")  # not for what is launched over a transport; names, or beginnings
 OWN_VERSION = sys.version[:4].encode()  # as stage 0 tells it
 EXIT_NOT_FOUND = 7  # no Python, or only old ones: `tried` tells
 EXIT_TOO_OLD = 8  # stage 0 runs on an old one, whose -V told something else
@@ -220,6 +220,6 @@ def outpost_payload(*, same_version: bool = False) -> Payload:
 @functools.cache
 def _pack(*, same_version: bool) -> Payload:
     folder = resources.files("aioremote.outpost.far")
-    files = [item for item in folder.iterdir() if item.name.endswith(".py") and item.name not in OF_DAEMONS]
+    files = [item for item in folder.iterdir() if item.name.endswith(".py") and not item.name.startswith(OF_DAEMONS)]
     modules = {item.name.removesuffix(".py"): item.read_text(encoding="utf-8") for item in files}
     return Payload(modules, "serve", same_version)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from aioremote._core.deadline import check_seconds
 from aioremote._core.lifetime import bounded_cleanup
 from aioremote.errors import BusyError, CallTimeout, ClosedError, RemoteException, UnsupportedError
+from aioremote.outpost.far.calls import SESSION_BY_NAME
 from aioremote.python.handles import Serving
 from aioremote.python.lane import Lane, value_of
 from aioremote.python.pin import Pin
@@ -278,8 +279,12 @@ class Interpreter(_Python):
         return PythonSession(self, name)
 
     async def open_pin(self, name: str = "") -> Pin:
-        """Return a worker for a session; BusyError where a daemon does not give one."""
-        pin = self._pin(await self._lane(), session=True, name=name)
+        """Return a worker for a session; BusyError or UnsupportedError where a daemon does not give one."""
+        lane = await self._lane()
+        if name and SESSION_BY_NAME in lane.link.missing:
+            text = f"{self.host}: session({name!r}): the daemon there keeps no sessions by name"
+            raise UnsupportedError(text, host=self.host)
+        pin = self._pin(lane, session=True, name=name)
         if name:
             try:
                 await pin.served()

@@ -46,6 +46,14 @@ MOST_PROGRAMS = 3000  # at once; an outpost takes 4096 channels
 MOST_ACCEPTED = 1024  # connections of far listeners, and answers to calls; further clients wait at the far end
 _CLOSE_SECONDS = 2.0
 _OWN = frozenset(Capability)
+_OF_SERVICES = {
+    "process": {Capability.COMMANDS, Capability.TERMINAL, Capability.SIGNALS, Capability.TREE_KILL},
+    "connect": {Capability.TCP_CONNECTIONS, Capability.UNIX_CONNECTIONS},
+    "listen": {Capability.TCP_LISTENERS, Capability.UNIX_LISTENERS},
+    "files": {Capability.FILES},
+    "signal": {Capability.SIGNALS},
+    "terminal": {Capability.TERMINAL},
+}
 
 
 class LinkedTransport(Transport):
@@ -68,6 +76,7 @@ class LinkedTransport(Transport):
     Attributes:
         base: as given.
         version: the far Python's, as (3, 11, 7); all zero before there is a link.
+        capabilities: all, until an outpost has said what it does not serve.
         keeps_sessions: whether Python sessions with a name outlive the link: those of daemons.
     """
 
@@ -172,6 +181,9 @@ class LinkedTransport(Transport):
             await link.aclose()
             raise
         self._link, self.version = link, getattr(far, "version", self.version)
+        self.capabilities = self.base.capabilities | _OWN.difference(
+            *(_OF_SERVICES.get(kind, ()) for kind in link.missing)
+        )
         assert self._owner is not None
         self._owner.spawn(self._tell_end(link), "wait for the end of the link")
         return link

@@ -6,7 +6,6 @@ The first line is the server's greeting, or its refusal; what follows is the out
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import os
 import re
@@ -18,6 +17,7 @@ from aioremote._core.streams import FarInput, Feed
 from aioremote.errors import AuthenticationError, BusyError, ConfigError, ConnectError, ConnectTimeout, RemoteError
 from aioremote.protocols import FarProcess, OutputStream
 from aioremote.transports.bare import BareTransport
+from aioremote.transports.greeting import GREETING, REFUSAL, fingerprint_of
 from aioremote.transports.linked import LinkedTransport
 from aioremote.transports.tokens import answer, check_private, read_tokens
 from aioremote.types import Address, ExitStatus
@@ -27,17 +27,10 @@ if TYPE_CHECKING:
 
     from aioremote._core.deadline import Deadline
 
-__all__ = ["GREETING", "REFUSAL", "DaemonEnd", "TcpTransport", "fingerprint_of", "reach"]
+__all__ = ["DaemonEnd", "TcpTransport", "reach"]
 
-GREETING = "aioremote-daemon-1"
-REFUSAL = b"refused: "
 MAX_LINE_BYTES = 4096
 _GREETING = re.compile(rb"%s (\d+)\.(\d+)\.(\d+) \d+ [0-9a-f]*\n" % GREETING.encode())
-
-
-def fingerprint_of(certificate: bytes) -> str:
-    """Return the SHA-256 fingerprint of a DER certificate, as "sha256:" and 64 hexadecimal digits."""
-    return "sha256:" + hashlib.sha256(certificate).hexdigest()
 
 
 class TcpTransport(LinkedTransport):

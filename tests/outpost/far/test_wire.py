@@ -59,6 +59,22 @@ def greeted(*, near: bool = True, **limits: int) -> Wire:
     return wire
 
 
+@pytest.mark.parametrize("missing", [(), ("process",), ("process", "files", "listen")])
+def test_a_greeting_tells_what_is_not_served(missing: tuple[str, ...]) -> None:
+    said = frames.hello(Limits(missing=missing))
+    wire = Wire(Limits(), near=True)
+    assert [event.kind for event in wire.receive(said, 0.0)] == [frames.HELLO]
+    assert wire.missing == frozenset(missing)
+    assert (said == frames.hello(Limits())) is (missing == ())
+
+
+def test_a_greeting_may_have_fields_that_are_not_known_yet() -> None:
+    payload = frames.hello(Limits(missing=("files",)))[12:]
+    wire = Wire(Limits(), near=True)
+    wire.receive(frames.frame(frames.HELLO, 0, payload + b"more"), 0.0)
+    assert (wire.greeted, wire.missing) == (True, {"files"})
+
+
 def test_both_greet_first_and_a_channel_goes_through_its_life() -> None:
     ends = Ends()
     number = ends.near.open("echo", b"how")

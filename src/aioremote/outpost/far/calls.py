@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from .serve import Outpost
     from .workers import Member
 
-__all__ = ["HEADER", "SESSION", "Pinned", "pinned"]
+__all__ = ["HEADER", "SESSION", "SESSION_BY_NAME", "Pinned", "pinned"]
 
 HEADER = struct.Struct(">IB")  # the channel of the pool, and which of these; a session's name may follow:
 STDOUT, STDERR = 1, 2  # what is printed is wanted
 WINDOW = 4194304  # bytes of arguments that may wait here
+SESSION_BY_NAME = "session"  # stands among the kinds that are missing where a daemon keeps none
 SESSION = 4  # several calls; the worker ends with the channel
 
 

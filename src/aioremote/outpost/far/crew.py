@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import struct
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Crew"]
 
-NO_ZYGOTE = int(signal.SIGKILL)  # the status of workers whose end nobody has seen
+NO_ZYGOTE = 9  # KILL, the status of workers whose end nobody has seen
 
 
 class Crew(object):

@@ -105,6 +105,7 @@ MAGIC = b"AiRw"
 
 _HEADER = struct.Struct(">IBBHI")  # length, type, flags, reserved, channel
 _HELLO = struct.Struct(">4sHHII")  # magic, version, reserved, window of each channel, channels at once
+_MISSING = struct.Struct(">H")  # after it, where something is missing: length of the kinds, with commas between
 _OPEN = struct.Struct(">IB")  # window, length of the kind
 _WINDOW = struct.Struct(">I")
 _REASON = struct.Struct(">H")
@@ -172,9 +173,10 @@ class Limits(object):
             that move (1 a KiB) and by time (100 a second).
         max_owed: control frames that wait to be written, while the other end does not read.
         max_in_flight: bytes of bulk data between the two ends, over all channels.
+        missing: kinds of channels that this end does not serve, and what it cannot do within others.
     """
 
-    __slots__ = ("max_channels", "max_chatter", "max_in_flight", "max_owed", "window")
+    __slots__ = ("max_channels", "max_chatter", "max_in_flight", "max_owed", "missing", "window")
 
     def __init__(
         self,
@@ -183,6 +185,7 @@ class Limits(object):
         max_chatter: "int" = 5000,
         max_owed: "int" = 10000,
         max_in_flight: "int" = 16777216,
+        missing: "tuple[str, ...]" = (),
     ) -> "None":
         if not 1024 <= window <= MAX_CREDIT:
             raise ValueError("a window of %d bytes: give 1024 to %d" % (window, MAX_CREDIT))
@@ -191,6 +194,7 @@ class Limits(object):
         self.max_chatter: "int" = max_chatter
         self.max_owed: "int" = max_owed
         self.max_in_flight: "int" = max_in_flight
+        self.missing: "tuple[str, ...]" = missing
 
 
 def cost(data: "bytes | memoryview") -> "int":
@@ -210,7 +214,10 @@ def frame(kind: "int", channel: "int", payload: "bytes" = b"", flags: "int" = 0)
 
 def hello(limits: "Limits") -> "bytes":
     """Return the HELLO frame."""
-    return frame(HELLO, 0, _HELLO.pack(MAGIC, VERSION, 0, limits.window, limits.max_channels))
+    missing = ",".join(limits.missing).encode("ascii")
+    if missing:
+        missing = _MISSING.pack(len(missing)) + missing
+    return frame(HELLO, 0, _HELLO.pack(MAGIC, VERSION, 0, limits.window, limits.max_channels) + missing)
 
 
 def opening(kind: "str", header: "bytes", window: "int") -> "bytes":
@@ -228,8 +235,11 @@ def reason(code: "int", text: "str") -> "bytes":
     return _REASON.pack(code) + text.encode("utf-8", "replace")[:MAX_TEXT]
 
 
-def parse_hello(payload: "bytes") -> "tuple[int, int]":
-    """Return the other end's window and how many channels it takes; more fields may follow in later versions."""
+def parse_hello(payload: "bytes") -> "tuple[int, int, frozenset[str]]":
+    """Return the other end's window, how many channels it takes, and kinds that it does not serve.
+
+    More fields may follow in later versions.
+    """
     if len(payload) < _HELLO.size:
         raise Breach("HELLO of %d bytes, needs %d" % (len(payload), _HELLO.size))
     magic, version, _, window, channels = _HELLO.unpack_from(payload)
@@ -237,7 +247,11 @@ def parse_hello(payload: "bytes") -> "tuple[int, int]":
         raise Breach("HELLO says %r version %d, expected %r version %d" % (magic, version, MAGIC, VERSION))
     if not 1024 <= window <= MAX_CREDIT:
         raise Breach("HELLO gives windows of %d bytes, allowed are 1024 to %d" % (window, MAX_CREDIT))
-    return window, channels
+    missing = b""
+    if len(payload) >= _HELLO.size + _MISSING.size:
+        start = _HELLO.size + _MISSING.size
+        missing = payload[start : start + _MISSING.unpack_from(payload, _HELLO.size)[0]]
+    return window, channels, frozenset(missing.decode("ascii", "replace").split(",")) - {""}
 
 
 def parse_opening(payload: "bytes") -> "tuple[int, str, bytes]":

@@ -22,10 +22,10 @@ class Place(object):
         self, cwd: "bytes | None", env: "dict[str, bytes | None]", edits: "Iterable[tuple[int | None, bytes]]"
     ) -> "None":
         self._cwd = cwd
-        self._env = {os.fsencode(name): value for name, value in env.items()}
+        self._env = dict(env)
         self._edits = list(edits)
         self._back = ""
-        self._before: "dict[bytes, bytes | None]" = {}
+        self._before: "dict[str, bytes | None]" = {}
 
     def __enter__(self) -> "None":
         if self._cwd is not None:
@@ -33,9 +33,9 @@ class Place(object):
             os.chdir(self._cwd)
             self._back = back
         if self._edits:
-            path = self._env[b"PATH"] if b"PATH" in self._env else os.environb.get(b"PATH")
-            self._env[b"PATH"] = _edited(path or b"", self._edits)
-        self._before = {name: os.environb.get(name) for name in self._env}
+            path = self._env["PATH"] if "PATH" in self._env else _value("PATH")
+            self._env["PATH"] = _edited(path or b"", self._edits)
+        self._before = {name: _value(name) for name in self._env}
         _set(self._env)
 
     def __exit__(self, *_: "object") -> "None":
@@ -45,18 +45,24 @@ class Place(object):
 
 
 def _edited(path: "bytes", edits: "Iterable[tuple[int | None, bytes]]") -> "bytes":
-    folders = path.split(b":") if path else []
+    between = os.pathsep.encode()
+    folders = path.split(between) if path else []
     for index, folder in edits:
         if index is None:
             folders = [known for known in folders if known != folder]
         else:
             folders.insert(len(folders) if index < 0 else index, folder)
-    return b":".join(folders)
+    return between.join(folders)
 
 
-def _set(values: "dict[bytes, bytes | None]") -> "None":
+def _value(name: "str") -> "bytes | None":
+    value = os.environ.get(name)
+    return None if value is None else os.fsencode(value)
+
+
+def _set(values: "dict[str, bytes | None]") -> "None":
     for name, value in values.items():
         if value is None:
-            os.environb.pop(name, None)
+            os.environ.pop(name, None)
         else:
-            os.environb[name] = value
+            os.environ[name] = os.fsdecode(value)  # Windows has no os.environb

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["READ", "WRITE", "Poller"]
 
-READ: "int" = select.POLLIN  # the same numbers as epoll's. Source: linux/eventpoll.h
-WRITE: "int" = select.POLLOUT
+READ: "int" = getattr(select, "POLLIN", 1)  # the same numbers as epoll's. Source: linux/eventpoll.h
+WRITE: "int" = getattr(select, "POLLOUT", 4)
 EITHER = READ | WRITE
 
 

@@ -5,7 +5,6 @@ How programs are started is in `programs` and `spawning`, what is said in `order
 """
 
 import errno
-import os
 import signal
 
 from .frames import cost
@@ -278,11 +277,11 @@ class Process(Handler):
 
     def _how(self) -> "Ending":
         status = self._status or 0
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        number = status & 127  # Windows has no os.WTERMSIG
         return Ending(
-            -number or os.WEXITSTATUS(status),
+            -number or status >> 8,
             _signal_name(number) if number else "",
-            core_dumped=bool(number) and os.WCOREDUMP(status),
+            core_dumped=bool(number and status & 128),
             held=self._drain,
             output=b"".join([data for which, data in self._pieces if which == OUTPUT]),
             errors=b"".join([data for which, data in self._pieces if which == ERRORS]),

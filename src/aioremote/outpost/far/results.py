@@ -1,6 +1,5 @@
 """How calls end other than by a small answer: a result that gets a channel of its own, or a worker's death."""
 
-import os
 import signal
 
 from .handlers import CANCELLED, FAILED, Handler
@@ -19,7 +18,7 @@ __all__ = ["Large", "death"]
 
 def death(member: "Member", status: "int") -> "list[bytes]":
     """Return the sections' pieces that tell how a worker has ended."""
-    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+    code = -(status & 127) or status >> 8  # Windows has no os.WIFEXITED
     name = ""
     if code < 0:
         name = next((item.name[3:] for item in signal.Signals if item == -code), str(-code))

@@ -45,6 +45,7 @@ class Sender(object):
         over: one of the ends has said GOAWAY, or a rule was broken; no channel is left.
         closed: nothing more is taken or sent, save what `take` still returns.
         round_trip: seconds of the last ping, None before the first answer.
+        missing: what the other end has said that it does not serve.
     """
 
     def __init__(self, limits: "Limits", *, near: "bool") -> "None":
@@ -60,6 +61,7 @@ class Sender(object):
         self._channels: "dict[int, Channel]" = {}
         self._next = 1 if near else 2
         self._theirs = 0  # channels of the other end that are open
+        self.missing: "frozenset[str]" = frozenset()
         self._their_window = 0
         self._their_most = 0
         self._left = False  # this end has said GOAWAY

@@ -45,10 +45,14 @@ class Outpost(object):
         ending: why the link is over, "" while it stands.
         sessions_fd: where a daemon is asked for sessions by name, or -1.
         holds: what must be done before the process may end, as tokens that services add and remove.
+        missing: what is not served here, as the near end is told (`frames.Limits`).
     """
 
+    missing: "tuple[str, ...]" = ()
+
     def __init__(self, read_fd: "int", write_fd: "int", err_fd: "int", options: "dict[str, float]") -> "None":
-        limits = Limits(window=int(options.get("window", WINDOW)), max_channels=MAX_CHANNELS)
+        window = int(options.get("window", WINDOW))
+        limits = Limits(window=window, max_channels=MAX_CHANNELS, missing=self.missing)
         self.wire: "Wire" = Wire(limits, near=False)
         self.ending: "str" = ""
         self.sessions_fd: "int" = int(options.get("sessions_fd", -1))
@@ -158,7 +162,7 @@ class Outpost(object):
 
     def _read(self, _: "int") -> "None":
         try:
-            data = os.read(self._read_fd, READ_BYTES)
+            data = self._receive()
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -232,11 +236,19 @@ class Outpost(object):
         unsent = self._unsent
         if len(unsent) > MOST_BUFFERS:
             unsent[:] = [b"".join(unsent)]
-        written = os.writev(self._write_fd, unsent)
+        written = self._write_some(unsent)
         while unsent and written >= len(unsent[0]):
             written -= len(unsent.pop(0))
         if written:
             unsent[0] = memoryview(unsent[0])[written:]
+
+    # what Windows has in another way (`windows_outpost`)
+
+    def _receive(self) -> "bytes":
+        return os.read(self._read_fd, READ_BYTES)
+
+    def _write_some(self, buffers: "list[bytes | memoryview]") -> "int":
+        return os.writev(self._write_fd, buffers)
 
     def _want_write(self, wanted: "bool") -> "None":
         if wanted != self._writing:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["Surroundings"]
 
 getsignal: "Callable[[int], Any]" = import_module("_signal").getsignal  # that of signal makes an enum of it first
-SIGNALS = [int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGPIPE)]
+WATCHED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGPIPE")
+SIGNALS = [int(getattr(signal, name)) for name in WATCHED if hasattr(signal, name)]  # Windows has two
 
 
 class Surroundings(object):

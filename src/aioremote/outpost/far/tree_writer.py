@@ -23,8 +23,9 @@ TEMP_MARK = b".aioremote-"  # as in _core/pieces
 _OPEN_FOLDERS = 64
 _HOLE_BYTES = 4096  # zeros that fill more than a page are not written
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _CLOEXEC
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC
+# Windows can import this, no more: it has no dir_fd, by which everything here is opened.
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | _CLOEXEC
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOEXEC
 
 
 class Failed(Told):

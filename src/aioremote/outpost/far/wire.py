@@ -110,7 +110,7 @@ class Wire(Sender):
     def _on_hello(self, payload: "bytes") -> "None":
         if self.greeted:
             raise Breach("HELLO a second time")
-        self._their_window, self._their_most = parse_hello(payload)
+        self._their_window, self._their_most, self.missing = parse_hello(payload)
         self.greeted = True
         self._say(HELLO)
 

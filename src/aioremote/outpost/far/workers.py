@@ -256,6 +256,8 @@ class Member(object):
 
 def _queue_pair() -> "tuple[socket.socket, socket.socket]":
     """Return the writing and the reading end of a queue that keeps messages apart."""
+    if not hasattr(socket, "AF_UNIX"):  # Windows, where it carries no messages (`windows_member`)
+        return socket.socketpair()
     try:
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except (AttributeError, OSError):  # macOS

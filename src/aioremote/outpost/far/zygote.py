@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["ENDED", "NEWS", "ORDER", "STARTED", "fork_zygote", "renew_streams", "socket_on"]
+__all__ = ["ENDED", "NEWS", "ORDER", "STARTED", "complain", "fork_zygote", "renew_streams", "socket_on"]
 
 ORDER = struct.Struct(">II")  # a token, and the length of the packages' names that follow
 NEWS = struct.Struct(">cIi")  # kind; token and pid, or pid and status
@@ -39,7 +39,7 @@ def fork_zygote() -> "socket.socket":
         _keep_only(there.fileno())
         _Zygote(there).run()
     except BaseException:  # noqa: BLE001
-        _complain()
+        complain()
     finally:
         os._exit(0)
 
@@ -144,7 +144,7 @@ class _Zygote(object):
             renew_streams()
             Worker(socket_on(queue), socket_on(stream), packages).run()
         except BaseException:  # noqa: BLE001  # a worker that cannot serve has to end
-            _complain()
+            complain()
         finally:
             os._exit(0)
 
@@ -164,7 +164,8 @@ def renew_streams() -> "None":
     sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
-def _complain() -> "None":
+def complain() -> "None":
+    """Show what is being handled on the standard error."""
     import traceback
 
     traceback.print_exc()
