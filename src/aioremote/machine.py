@@ -158,7 +158,7 @@ class Machine(MachineFiles, MachineViews):
         The two share the connection, which stays this one's: closing the other does nothing. The other begins with the
         directory and environment that hold for the calling task now; later scopes of either do not reach the other.
         """
-        return _View(self, in_folder(current_scope(self), path))
+        return _View(self, in_folder(current_scope(self), path, self.transport.paths))
 
     def with_env(self, values: Mapping[str, EnvValue] | None = None, /, **more: EnvValue) -> Machine:
         """Return this machine with further variables, None to unset one; otherwise as `with_cwd`."""
@@ -198,7 +198,7 @@ class Machine(MachineFiles, MachineViews):
         """Return the checked order for a command, with the calling task's directory and environment. Sends nothing."""
         scope = current_scope(self)
         if cwd is not None:
-            scope = in_folder(scope, cwd)
+            scope = in_folder(scope, cwd, self.transport.paths)
         if env:
             scope = with_variables(scope, env)
         return make_order(
@@ -508,7 +508,7 @@ class Machine(MachineFiles, MachineViews):
 
     def absolute(self, path: bytes) -> bytes:
         """Return a far path below the calling task's directory, unless it is absolute or no scope is open."""
-        return joined(current_scope(self).cwd, path)
+        return joined(current_scope(self).cwd, path, self.transport.paths)
 
     async def open_connection(self, host: str | None = None, port: int | None = None, *, path: str = "") -> ByteStream:
         """Connect from this machine to a TCP port, or to a unix socket at `path`; returns an anyio ByteStream.

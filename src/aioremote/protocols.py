@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import os
+    from pathlib import PureWindowsPath
 
     from anyio.abc import ByteSendStream, ByteStream, Listener
 
@@ -370,10 +372,12 @@ class Transport(Protocol):
     Attributes:
         address: where it leads; holds no secret.
         capabilities: what it can do. Anything else raises UnsupportedError before anything is sent.
+        paths: how paths are written there.
     """
 
     address: Address
     capabilities: frozenset[Capability]
+    paths: type[PurePosixPath | PureWindowsPath] = PurePosixPath
 
     async def connect(self) -> None:
         """Bring the connection up, or return at once where it is. Tasks that call this together share one connect."""

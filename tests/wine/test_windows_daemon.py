@@ -71,6 +71,18 @@ async def test_results_and_arguments_of_all_sizes_come_through(machine: Machine)
         assert await machine.python.call(bytes, data) == data
 
 
+async def test_paths_and_directories_are_written_as_windows_does(machine: Machine) -> None:
+    windows = machine.path(r"C:\windows")
+    assert str(windows / "system32") == r"C:\windows\system32"
+    assert machine.path(r"c:\Windows", r"D:\x").parts == ("D:\\", "x")
+    assert windows == machine.path("c:/WINDOWS")
+    async with machine.cwd(windows):
+        assert (await machine.run("cmd", "/c", "cd")).stdout.strip().lower() == r"c:\windows"
+        async with machine.cwd("system32"):
+            assert (await machine.run("cmd", "/c", "cd")).stdout.strip().lower() == r"c:\windows\system32"
+        assert (await machine.python.call(os.getcwd)).lower() == r"c:\windows"
+
+
 async def test_many_calls_at_once_are_spread_over_workers(machine: Machine) -> None:
     async with asyncio.TaskGroup() as tasks:
         calls = [tasks.create_task(machine.python.call(far_functions.nap, 0.2)) for _ in range(8)]

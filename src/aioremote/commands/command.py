@@ -95,7 +95,7 @@ class Command(Runnable):
 
     def with_cwd(self, path: str | RemotePath) -> Command:
         """Return it with a directory to start in; a relative one is below its present one, or the task's."""
-        return replace(self, cwd=joined(self.cwd, argument_bytes(path, "the directory")))
+        return replace(self, cwd=joined(self.cwd, argument_bytes(path, "the directory"), self.machine.transport.paths))
 
     def with_env(self, values: Mapping[str, EnvValue] | None = None, /, **more: EnvValue) -> Command:
         """Return it with changes of its environment; None as a value unsets.

@@ -7,10 +7,12 @@ directories do not see each other. Kept in one context variable, as an immutable
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -66,17 +68,21 @@ def _change(machine: Machine, scope: Scope) -> None:
     _scopes.set(table)
 
 
-def joined(outer: bytes | None, path: bytes) -> bytes:
-    """Return `path` below `outer`, unless it is absolute."""
-    return path if outer is None or path.startswith(b"/") else outer.rstrip(b"/") + b"/" + path
+def joined(outer: bytes | None, path: bytes, paths: type[PurePath] = PurePosixPath) -> bytes:
+    """Return `path` below `outer`, unless it is absolute; `paths` is how the machine writes them."""
+    if outer is None:
+        return path
+    if paths is not PurePosixPath:
+        return os.fsencode(str(paths(os.fsdecode(outer), os.fsdecode(path))))
+    return path if path.startswith(b"/") else outer.rstrip(b"/") + b"/" + path
 
 
-def in_folder(scope: Scope, path: str | bytes | RemotePath) -> Scope:
+def in_folder(scope: Scope, path: str | bytes | RemotePath, paths: type[PurePath]) -> Scope:
     """Return the scope in another directory; a relative one is below the scope's own."""
     folder = folder_bytes(path)
     if not folder:
         raise ValueError("cwd is empty: give a directory")
-    return replace(scope, cwd=joined(scope.cwd, folder))
+    return replace(scope, cwd=joined(scope.cwd, folder, paths))
 
 
 def with_variables(scope: Scope, values: Mapping[str, EnvValue]) -> Scope:
@@ -113,17 +119,20 @@ class CwdScopes:
 
         Nothing is asked here: a directory that cannot be entered is a FileError of the command.
         """
-        in_folder(Scope(), path)  # judged at once
-        return _Block(self._machine, lambda scope: in_folder(scope, path))
+        self._inner(Scope(), path)  # judged at once
+        return _Block(self._machine, lambda scope: self._inner(scope, path))
 
     def chdir(self, path: str | bytes | RemotePath) -> None:
         """Change the calling task's directory until its block is left; outside of blocks, for the rest of the task."""
-        _change(self._machine, in_folder(current_scope(self._machine), path))
+        _change(self._machine, self._inner(current_scope(self._machine), path))
 
     async def get(self) -> RemotePath:
         """Return the directory in which commands start now, asking the far side."""
         result = await self._machine.run("pwd", "-P")
         return self._machine.path(result.stdout_bytes.decode("utf-8", "surrogateescape").removesuffix("\n"))
+
+    def _inner(self, scope: Scope, path: str | bytes | RemotePath) -> Scope:
+        return in_folder(scope, path, self._machine.transport.paths)
 
     def __str__(self) -> str:
         cwd = current_scope(self._machine).cwd

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
-from pathlib import PurePosixPath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal, overload
 
 from aioremote._core.lifetime import bounded_cleanup
@@ -43,7 +43,8 @@ else echo -1; fi
 class RemotePath(PureRemotePath):
     """A path on a machine. Immutable, hashable, equal to the same path on the same machine or a view of it.
 
-    Arithmetic is that of `pathlib.PurePosixPath`; what asks the far side is that of `anyio.Path`, awaited.
+    Arithmetic is that of `pathlib.PurePosixPath`, or of `pathlib.PureWindowsPath` on a machine that has connected to an
+    outpost on Windows; what asks the far side is that of `anyio.Path`, awaited.
     Errors are FileError, which is also the matching OSError, with errno and the far path in ``filename``;
     ConnectionLost where the link ended; UnsupportedError where this machine has no files, as without sftp.
 
@@ -62,7 +63,7 @@ class RemotePath(PureRemotePath):
     def _of(self, path: bytes) -> RemotePath:
         return RemotePath(self._machine, os.fsdecode(path))
 
-    def _other(self, other: str | PurePosixPath | PureRemotePath) -> RemotePath:
+    def _other(self, other: str | PurePath | PureRemotePath) -> RemotePath:
         return RemotePath(self._machine, other)
 
     # what is there
@@ -103,7 +104,7 @@ class RemotePath(PureRemotePath):
         """Return what is known of it, of a link itself."""
         return await self.stat(follow_symlinks=False)
 
-    async def samefile(self, other: str | PurePosixPath | PureRemotePath) -> bool:
+    async def samefile(self, other: str | PurePath | PureRemotePath) -> bool:
         """Whether both are the same file, by whatever names. FileMissing where one does not exist."""
         target = self._other(other)
         mine, its = await self.stat(), await target.stat()
@@ -164,24 +165,24 @@ class RemotePath(PureRemotePath):
 
     async def symlink_to(
         self,
-        target: str | PurePosixPath | PureRemotePath,
+        target: str | PurePath | PureRemotePath,
         target_is_directory: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
         """Make this path a link with exactly that text; `target_is_directory` is for pathlib's callers."""
         text = bytes(self._other(target)) if isinstance(target, PureRemotePath) else os.fsencode(target)
         await (await self._files()).symlink(text, self._sent())
 
-    async def hardlink_to(self, target: str | PurePosixPath | PureRemotePath) -> None:
+    async def hardlink_to(self, target: str | PurePath | PureRemotePath) -> None:
         """Make this path a further name of the file `target`."""
         await (await self._files()).link(self._other(target)._sent(), self._sent())
 
-    async def rename(self, target: str | PurePosixPath | PureRemotePath) -> RemotePath:
+    async def rename(self, target: str | PurePath | PureRemotePath) -> RemotePath:
         """Give it another name, replacing a file that has it already, in one step; returns the new path."""
         place = self._other(target)
         await (await self._files()).rename(self._sent(), place._sent())
         return place
 
-    async def replace(self, target: str | PurePosixPath | PureRemotePath) -> RemotePath:
+    async def replace(self, target: str | PurePath | PureRemotePath) -> RemotePath:
         """Do the same as `rename`."""
         return await self.rename(target)
 
@@ -383,7 +384,7 @@ class RemotePath(PureRemotePath):
 
     # elsewhere
 
-    async def copy(self, target: str | PurePosixPath | PureRemotePath) -> RemotePath:
+    async def copy(self, target: str | PurePath | PureRemotePath) -> RemotePath:
         """Copy this file or tree, each file in one step, through here; returns the new path.
 
         Args:
@@ -393,7 +394,7 @@ class RemotePath(PureRemotePath):
         await copy_paths(self, place)
         return place
 
-    async def move(self, target: str | PurePosixPath | PureRemotePath) -> RemotePath:
+    async def move(self, target: str | PurePath | PureRemotePath) -> RemotePath:
         """Move this file or tree, by renaming where possible, else by copying and removing; returns the new path."""
         place = target if isinstance(target, RemotePath) else self._other(target)
         if place._machine.transport is self._machine.transport:

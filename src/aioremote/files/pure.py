@@ -1,8 +1,8 @@
-"""The arithmetic of far paths: that of `pathlib.PurePosixPath`, on a machine. Asks nothing."""
+"""The arithmetic of far paths: that of `pathlib.PurePosixPath` or `PureWindowsPath`, on a machine. Asks nothing."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ class PureRemotePath:
 
     __slots__ = ("_machine", "_path")
 
-    def __init__(self, machine: Machine, *parts: str | PurePosixPath | PureRemotePath) -> None:
+    def __init__(self, machine: Machine, *parts: str | PurePath | PureRemotePath) -> None:
         self._machine = machine
-        self._path = PurePosixPath(
+        self._path: PurePath = machine.transport.paths(
             *(part.pure_on(machine) if isinstance(part, PureRemotePath) else part for part in parts)
         )
         if "\0" in str(self._path):
             raise ValueError(f"path {str(self._path)!r} holds a NUL byte")
 
-    def pure_on(self, machine: Machine) -> PurePosixPath:
+    def pure_on(self, machine: Machine) -> PurePath:
         """Return the plain path; ValueError where it is not on this machine."""
         if machine.transport is not self._machine.transport:
             raise ValueError(f"{self!r} is on another machine than {machine}")
@@ -35,7 +35,7 @@ class PureRemotePath:
         machine = self._machine
         return id(machine.transport), self._path, None if self._path.is_absolute() else machine.base.cwd
 
-    def _same(self, path: PurePosixPath) -> Self:
+    def _same(self, path: PurePath) -> Self:
         return type(self)(self._machine, path)
 
     @property
@@ -43,10 +43,10 @@ class PureRemotePath:
         """The machine that it is on."""
         return self._machine
 
-    def __truediv__(self, other: str | PurePosixPath | PureRemotePath) -> Self:
+    def __truediv__(self, other: str | PurePath | PureRemotePath) -> Self:
         return type(self)(self._machine, self._path, other)
 
-    def joinpath(self, *others: str | PurePosixPath | PureRemotePath) -> Self:
+    def joinpath(self, *others: str | PurePath | PureRemotePath) -> Self:
         """Return this path and the others one after the other; an absolute one starts anew."""
         return type(self)(self._machine, self._path, *others)
 
@@ -111,11 +111,11 @@ class PureRemotePath:
         """Whether it begins at the root."""
         return self._path.is_absolute()
 
-    def is_relative_to(self, other: str | PurePosixPath | PureRemotePath) -> bool:
+    def is_relative_to(self, other: str | PurePath | PureRemotePath) -> bool:
         """Whether it is `other` or below it, by name alone."""
         return self._path.is_relative_to(other.pure_on(self._machine) if isinstance(other, PureRemotePath) else other)
 
-    def relative_to(self, other: str | PurePosixPath | PureRemotePath) -> Self:
+    def relative_to(self, other: str | PurePath | PureRemotePath) -> Self:
         """Return what follows `other`; ValueError where this path is not below it."""
         return self._same(
             self._path.relative_to(other.pure_on(self._machine) if isinstance(other, PureRemotePath) else other)

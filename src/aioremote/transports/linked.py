@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Literal
 
 from aioremote._core.deadline import Deadline
@@ -77,6 +78,7 @@ class LinkedTransport(Transport):
         base: as given.
         version: the far Python's, as (3, 11, 7); all zero before there is a link.
         capabilities: all, until an outpost has said what it does not serve.
+        paths: those of `base`, until an outpost has said that it is on Windows.
         keeps_sessions: whether Python sessions with a name outlive the link: those of daemons.
     """
 
@@ -184,6 +186,7 @@ class LinkedTransport(Transport):
         self.capabilities = self.base.capabilities | _OWN.difference(
             *(_OF_SERVICES.get(kind, ()) for kind in link.missing)
         )
+        self.paths = PureWindowsPath if "posix" in link.missing else self.base.paths
         assert self._owner is not None
         self._owner.spawn(self._tell_end(link), "wait for the end of the link")
         return link

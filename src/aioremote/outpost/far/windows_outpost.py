@@ -25,7 +25,7 @@ class WindowsOutpost(Outpost):
         post: has the loop call a function; for other threads.
     """
 
-    missing: "tuple[str, ...]" = ("files", "connect", "listen", "session", "signal", "terminal")
+    missing: "tuple[str, ...]" = ("files", "connect", "listen", "session", "signal", "terminal", "posix")
 
     def __init__(self, link: "socket.socket", options: "dict[str, float]") -> "None":
         self._link = link
