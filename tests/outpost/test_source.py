@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import os
 import threading
 import types
 from collections.abc import Callable
@@ -243,3 +244,9 @@ def test_annotations_go_and_everything_else_stays_where_it_is(given: str, kept: 
     stripped = without_annotations(given)
     assert ast.dump(ast.parse(stripped)) == ast.dump(ast.parse(kept))
     assert stripped.count("\n") == given.count("\n")
+
+
+def test_what_os_has_travels_as_part_of_os() -> None:
+    """Windows has it too, but not in a module named posix."""
+    assert b"posix" not in ship(os.getcwd, version=(3, 11)).data
+    assert b"posix" not in ship(functools.partial(os.stat, "/"), version=(3, 11)).data

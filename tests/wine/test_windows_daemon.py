@@ -76,9 +76,9 @@ async def test_paths_and_directories_are_written_as_windows_does(machine: Machin
     assert str(windows / "system32") == r"C:\windows\system32"
     assert machine.path(r"c:\Windows", r"D:\x").parts == ("D:\\", "x")
     assert windows == machine.path("c:/WINDOWS")
-    async with machine.cwd(windows):
+    with machine.cwd(windows):
         assert (await machine.run("cmd", "/c", "cd")).stdout.strip().lower() == r"c:\windows"
-        async with machine.cwd("system32"):
+        with machine.cwd("system32"):
             assert (await machine.run("cmd", "/c", "cd")).stdout.strip().lower() == r"c:\windows\system32"
         assert (await machine.python.call(os.getcwd)).lower() == r"c:\windows"
 

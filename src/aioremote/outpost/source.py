@@ -13,12 +13,13 @@ import dis
 import functools
 import io
 import linecache
+import os
 import pickle
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
-from typing import cast
+from typing import Any, cast
 
 from aioremote.errors import ShipError
 from aioremote.outpost.far.rebuild import FACTORY, find_code
@@ -214,7 +215,10 @@ class _Freight:
 
 
 class _Pickler(pickle.Pickler):
-    """Refers to functions that go as source by number, and to modules by name."""
+    """Refers to functions that go as source by number, to modules by name, and to what `os` has by that name.
+
+    What `os` has is defined in "posix" here and in "nt" on Windows.
+    """
 
     def __init__(self, file: io.BytesIO, protocol: int, freight: _Freight) -> None:
         super().__init__(file, protocol)
@@ -222,6 +226,11 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, obj: object) -> int | str | None:
         return self._freight.number(obj)
+
+    def reducer_override(self, obj: object) -> Any:  # Any: as the base has it
+        if isinstance(obj, BuiltinFunctionType) and obj.__module__ == os.name and hasattr(os, obj.__name__):
+            return getattr, (os, obj.__name__)
+        return NotImplemented
 
 
 def _name(value: object) -> str:
