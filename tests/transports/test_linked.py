@@ -198,6 +198,7 @@ async def test_input_waits_for_a_program_that_does_not_read() -> None:
 async def test_input_for_a_program_that_ends_without_reading() -> None:
     """Promise 54: a result, and the note that input was left."""
     async with here() as (machine, base):
+        await machine.run("true")  # brings in what the outpost needs for commands
         before = resident_bytes(base.outpost)
         result = await machine.run("true", input=bytes(256 * MIB))
         assert (result.returncode, result.input_unread) == (0, True)
