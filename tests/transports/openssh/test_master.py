@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,8 +99,15 @@ async def test_a_server_with_few_sessions(make: Maker) -> None:
                 group.create_task(machine.run("sh", "-c", f"sleep 0.02; echo {number}"))
 
 
-async def test_attached_to_a_master_of_the_users_own(aioremote_sshd: Sshd, tmp_path: Path) -> None:
-    path = tmp_path / "m"
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A place for a socket; ssh makes it longer by 17 characters, and 107 are all."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder, "m")
+
+
+async def test_attached_to_a_master_of_the_users_own(aioremote_sshd: Sshd, short_path: Path) -> None:
+    path = short_path
     server = aioremote_sshd
     options = ["-o", f"UserKnownHostsFile={server.known_hosts}", "-i", str(server.keyfile), "-p", str(server.port)]
     subprocess.run(["ssh", "-F", "none", "-M", "-N", "-f", "-S", str(path), *options, server.host], check=True)

@@ -1,6 +1,7 @@
 """Many commands on one connection: the server's limit is learnt, every slot comes back, nothing is left running."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.pace import in_time
 from tests.transports.ssh.conftest import MachineMaker
 
 from aioremote import CommandTimeout, SshMachine, UnsupportedError
@@ -136,16 +138,17 @@ async def test_a_stopped_server_process_in_mid_command(make: MachineMaker, tmp_p
             await machine.run("true")
             began = time.monotonic()
             for pid in server.session_pids():
-                os.kill(pid, signal.SIGSTOP)
+                with contextlib.suppress(ProcessLookupError):  # the end of `true` just now
+                    os.kill(pid, signal.SIGSTOP)
             with pytest.raises(CommandTimeout) as caught:
                 await running
-            assert time.monotonic() - began <= 2
+            assert in_time(time.monotonic() - began, 2)
             assert caught.value.result is not None
             assert caught.value.result.stdout == "out\n"
             began = time.monotonic()
             with pytest.raises(TimeoutError):
                 await machine.run("true", timeout=0.2)
-            assert time.monotonic() - began <= 1.2
+            assert in_time(time.monotonic() - began, 1.2)
         finally:
             began = time.monotonic()
             await machine.aclose()

@@ -110,7 +110,8 @@ class Wire(Sender):
     def _on_hello(self, payload: "bytes") -> "None":
         if self.greeted:
             raise Breach("HELLO a second time")
-        self._their_window, self._their_most, self.missing = parse_hello(payload)
+        self._their_window, self._their_most, missing = parse_hello(payload)
+        self.missing: "frozenset[str]" = missing
         self.greeted = True
         self._say(HELLO)
 
