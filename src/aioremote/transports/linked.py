@@ -11,7 +11,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
-from pathlib import PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Literal
 
 from aioremote._core.deadline import Deadline
@@ -103,6 +103,7 @@ class LinkedTransport(Transport):
         self._given = bring_up
         self.address: Address = base.address
         self.capabilities: frozenset[Capability] = base.capabilities | _OWN
+        self.paths: type[PurePosixPath | PureWindowsPath] = base.paths
         self.version: tuple[int, int, int] = (0, 0, 0)
         self.host: str = base.address.host or "localhost"
         self._python = python
