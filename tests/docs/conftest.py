@@ -1,6 +1,8 @@
 """The hosts of the examples. Whatever an example does is undone before the next."""
 
+import fcntl
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -59,7 +61,15 @@ def web_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture
-def stage(server: Sshd, user: TestUser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def the_only_one() -> Iterator[None]:
+    """Wait until no other process of the suite plays an example: they share the login and its home."""
+    with open(Path(tempfile.gettempdir(), "aioremote-examples.lock"), "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def stage(the_only_one: None, server: Sshd, user: TestUser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     """Set the stage anew; the environment of the test's own process is that of the examples."""
     dress_far_homes(user)
     home = tmp_path / "home"
