@@ -1,6 +1,7 @@
 """Login shells of every kind, also such as call themselves something else: what they could not run is ordered again."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -89,7 +90,7 @@ async def liar(request: pytest.FixtureRequest, make: MachineMaker) -> AsyncItera
     shell = shutil.which(request.param)
     assert shell is not None
     name, line = LIES[request.param]
-    async with create_user(f"aioremote-lies-{request.param}", shell) as user:
+    async with create_user(f"lies-{request.param}-{os.getpid()}", shell) as user:  # no other process has that home
         write_for_all(user.home / name, line)
         async with make(user=user.name) as machine:
             assert (await machine.run("printenv", "SHELL")).stdout == "/bin/bash\n"
