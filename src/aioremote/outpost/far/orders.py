@@ -21,6 +21,7 @@ __all__ = [
     "STDIN_BROKEN",
     "Ending",
     "Order",
+    "StartError",
     "pack_ending",
     "pack_order",
     "unpack_ending",
@@ -44,6 +45,22 @@ _ENDED = struct.Struct(">cBiII")  # ENDED, flags, code, length of output, length
 # a signal's name, which may be empty, and process ids
 CORE_DUMPED = 1
 HELD = 2
+
+
+class StartError(Exception):
+    """A program could not be started; nothing ran.
+
+    Attributes:
+        what: "cwd" or "program".
+        number: the errno.
+        path: where a program was looked for, b"" where its name has a slash.
+    """
+
+    def __init__(self, what: "str", number: "int", path: "bytes" = b"") -> "None":
+        super().__init__(what, number, path)
+        self.what: "str" = what
+        self.number: "int" = number
+        self.path: "bytes" = path
 
 
 class Order(object):

@@ -3,8 +3,9 @@
 import errno
 from collections import deque
 
+from .orders import StartError
 from .processes import Process
-from .spawning import Spawner, StartError
+from .spawning import Spawner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

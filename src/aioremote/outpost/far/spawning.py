@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 
+from .orders import StartError
 from .pipes import set_size
 from .supervisor import open_descriptors
 
@@ -19,27 +20,11 @@ if TYPE_CHECKING:
 
     _Streams = Union["list[int]", bytes]  # input, output and errors, all above 2; or the path of a terminal
 
-__all__ = ["Spawner", "StartError"]
+__all__ = ["Spawner"]
 
 SHELL = b"/bin/sh"
 # Python ignores these, and what is ignored stays so after exec.
 _RESTORED = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ", "SIGXFZ") if hasattr(signal, name)]
-
-
-class StartError(Exception):
-    """A program could not be started; nothing ran.
-
-    Attributes:
-        what: "cwd" or "program".
-        number: the errno.
-        path: where a program was looked for, b"" where its name has a slash.
-    """
-
-    def __init__(self, what: "str", number: "int", path: "bytes" = b"") -> "None":
-        super().__init__(what, number, path)
-        self.what: "str" = what
-        self.number: "int" = number
-        self.path: "bytes" = path
 
 
 class Spawner(object):

@@ -8,6 +8,7 @@ import errno
 import os
 import subprocess
 
+from .orders import StartError
 from .windows_kernel import CREATE_NO_WINDOW, CREATE_SUSPENDED, Job, ReadEnd, new_pipe, resume
 from .windows_supervisor import PROGRAMS
 
@@ -16,26 +17,10 @@ if TYPE_CHECKING:
     from .escapees import Marks
     from .orders import Order
 
-__all__ = ["Spawner", "StartError"]
+__all__ = ["Spawner"]
 
 ENDINGS = ("", ".exe", ".com")
 BATCH_FILES = (".bat", ".cmd")
-
-
-class StartError(Exception):
-    """A program could not be started; nothing ran.
-
-    Attributes:
-        what: "cwd" or "program".
-        number: the errno.
-        path: where a program was looked for.
-    """
-
-    def __init__(self, what: "str", number: "int", path: "bytes" = b"") -> "None":
-        super().__init__(what, number, path)
-        self.what: "str" = what
-        self.number: "int" = number
-        self.path: "bytes" = path
 
 
 class Spawner(object):
