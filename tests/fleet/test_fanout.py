@@ -425,6 +425,7 @@ async def main():
         for error in list(report.unreachable.values())[:1] + list(report.failed.values())[:1]:
             print(type(error).__name__, error)
 
+os.closerange(3, 1024)  # uvloop leaves some open in what it starts
 asyncio.run(main())
 """
 
