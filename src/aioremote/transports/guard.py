@@ -69,10 +69,11 @@ group_of $$; own=$found
 """
 
 # The loop reads through a relay, because no POSIX shell can stop a `read` after a time: the watcher of the heartbeat
-# ends the relay, and the loop sees the end of its input. dash's kill knows no `--`; bash reports killed jobs on stderr,
-# hence 2>/dev/null; TERM is not ignored, since that would be handed down to the watcher's sleep. Between the sleep's
-# fork and the next word, only `$!` knows it, and a child that has not become `sleep` yet may lose a TERM, not a KILL.
-# What a number means is found out when it is told, as a process that a wrapper started may end before its children.
+# ends the relay, and the loop sees the end of its input. It is no `cat`: that of busybox waits for 16 MiB where its
+# input is a socket. dash's kill knows no `--`; bash reports killed jobs on stderr, hence 2>/dev/null; TERM is not
+# ignored, since that would be handed down to the watcher's sleep. Between the sleep's fork and the next word, only `$!`
+# knows it, and a child that has not become `sleep` yet may lose a TERM, not a KILL. What a number means is found out
+# when it is told, as a process that a wrapper started may end before its children.
 _SCRIPT = (
     """
 exec 2>/dev/null
@@ -87,7 +88,7 @@ watch() {
  wait $nap
  kill -KILL $1
 }
-sh -c 'echo "r $$"; exec cat' | {
+sh -c 'echo "r $$"; while read -r line; do echo "$line" || exit; done' | {
 groups=' '
 watcher=
 relay=

@@ -522,7 +522,10 @@ def _with_term(spec: ProcessSpec, terminal: Terminal) -> ProcessSpec:
 async def _spawn(
     process: _Process, argv: tuple[bytes, ...], spec: ProcessSpec, stdin: int, stdout: int, stderr: int
 ) -> None:
-    await asyncio.get_running_loop().subprocess_exec(
+    loop = asyncio.get_running_loop()
+    # uvloop leaves its own copies of the three streams open in the program, which then never ends them.
+    before_exec = None if isinstance(loop, asyncio.BaseEventLoop) else _keep_three
+    await loop.subprocess_exec(
         lambda: process,
         *argv,
         stdin=stdin,
@@ -531,7 +534,16 @@ async def _spawn(
         cwd=spec.cwd,
         env=_environment(spec),
         start_new_session=True,
+        preexec_fn=before_exec,
     )
+
+
+def _keep_three() -> None:
+    """Have all descriptors but the standard ones closed by exec; runs between fork and exec."""
+    for number in map(int, os.listdir("/dev/fd")):
+        if number > 2:
+            with suppress(OSError):  # that of the listing
+                os.set_inheritable(number, False)
 
 
 def _environment(spec: ProcessSpec) -> dict[bytes, bytes] | None:
