@@ -39,7 +39,7 @@ _SECOND_MARK = b'\\%s echo %s "$1" >&9; '
 _TYPED = b'"$(set -- "$?"; %s; exit "$1")"'
 _TYPED_PART = b"\\%s printf %%b %s"
 _PUT = b"(umask 077; set -C; : >%s || exit 1; set +C%s)"
-_PUT_PART = b"; \\command printf %%b %s >>%s || exit 1"
+_PUT_PART = b"; \\command printf %%b %s >>%s || { \\command -p rm -f %s; exit 1; }"
 _PART_BYTES = 16 * 1024  # of input in one word: with four characters a byte still less than an argument may have
 _TYPED_BYTES = 900  # of a line in one line of a terminal, which takes 4,095 characters, four for a byte
 _NOT_PLAIN = re.compile(rb"[^ -~]|['\\]")
@@ -96,7 +96,7 @@ def input_file(mark: bytes) -> bytes:
 def put_line(name: bytes, data: bytes) -> bytes:
     """Return the line that makes the file `name` with `data` in it, for the login alone; its status is 1 on failure."""
     parts = (_octal(data[at : at + _PART_BYTES]) for at in range(0, len(data), _PART_BYTES))
-    return _PUT % (name, b"".join(_PUT_PART % (part, name) for part in parts))
+    return _PUT % (name, b"".join(_PUT_PART % (part, name, name) for part in parts))
 
 
 def taking_line(name: bytes, line: bytes) -> bytes:

@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 PREPARE_SECONDS = 0.5  # in which an idle shell gets ready for its end
+TIDY_SECONDS = 0.5  # in which the input of a line that was cut is removed
 MARK_BYTES = 64  # and more than a mark has
 
 
@@ -104,6 +106,7 @@ class Session:
         self._far: FarProcess | None = None
         self._streams: list[_Stream] = []
         self._running = False
+        self._input = b""  # the far name of the input file that there may be
         self._over = "is not open: use `async with`"
 
     @property
@@ -247,7 +250,10 @@ class Session:
                     raise
                 except BaseException as error:
                     self._over = self._over or "is over: a line in it was cut"
-                    await end_process(self._far, error, TIMEOUT_SECONDS if scope.expired() else CANCEL_SECONDS)
+                    seconds = TIMEOUT_SECONDS if scope.expired() else CANCEL_SECONDS
+                    await end_process(self._far, error, seconds - (TIDY_SECONDS if self._input else 0))
+                    if self._input and not isinstance(error, ConnectionLost):
+                        await bounded_cleanup(self._remove_input(), TIDY_SECONDS)
                     raise
         except TimeoutError as error:
             if isinstance(error, RemoteError) or not scope.expired():
@@ -260,10 +266,11 @@ class Session:
     async def _perform(self, order: Order, began: float) -> Result:
         line, stdin = order.spec.argv[2], b"/dev/null"
         if order.input:
-            stdin = input_file(new_mark())
+            stdin = self._input = input_file(new_mark())
             await self._put(stdin, order.input)
             line = taking_line(stdin, line)
         status = await self._exchange(line, order.max_output_bytes, stdin=stdin)
+        self._input = b""
         so_far = self._partial(order, began)
         if self._is_full(order.max_output_bytes, 0):
             raise self._exceeded(order, so_far)
@@ -279,6 +286,16 @@ class Session:
             raise file_error(errno.EIO, name.decode().strip('"'), host=self.host, text=text)
         for stream in self._streams:
             stream.put_back()
+
+    async def _remove_input(self) -> None:
+        argv = (b"/bin/sh", b"-c", b"rm -f " + self._input)
+        spec = replace(self._order.spec, argv=argv, cwd=None, stdin=False, terminal=None)
+        with suppress(RemoteError):  # it is the cut that is told
+            far = await self._transport.start_process(spec)
+            try:
+                await far.wait()
+            finally:
+                await far.aclose()
 
     async def _exchange(self, line: bytes, max_bytes: int | None, *, stdin: bytes = b"/dev/null") -> int | None:
         """Have the shell run a line; returns the status, None where the shell has ended or has said too much."""

@@ -87,14 +87,15 @@ class _Road:
             self._sock.sendall(len(data).to_bytes(4, "big") + data)
 
     def recv(self, timeout: float) -> bytes:
-        """Return the next frame; empty at the end. Not bounded: silence is judged by the outpost's link."""
+        """Return the next frame; empty at the end. Not bounded: silence is judged by the outpost's link.
+
+        What is raised here the library first keeps, for whoever calls it next, and then closes the connection.
+        """
         size = int.from_bytes(self._exactly(4), "big")
         if size > MAX_FRAME_BYTES:
-            self.close()
             raise SMBException(f"a reply of {size} bytes")
         frame = self._exactly(size)
         if self.sealed and frame and not frame.startswith(_ENCRYPTED):
-            self.close()
             raise SMBException("a reply that is not encrypted, on a connection that is")
         return frame
 
