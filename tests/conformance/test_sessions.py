@@ -251,11 +251,12 @@ async def test_a_cancel_anywhere_leaves_nothing(machine: Machine, mark: str) -> 
         assert await cancel_everywhere(work, serves) >= 5
 
 
-async def test_too_much_output_ends_the_session(machine: Machine) -> None:
+@pytest.mark.parametrize("line", ["yes", "head -c 480000 /dev/zero"], ids=["endless", "at rest in the buffers"])
+async def test_too_much_output_ends_the_session(machine: Machine, line: str) -> None:
     async with machine.session() as sh:
         assert len((await sh.run("head -c 1000 /dev/zero", max_output_bytes=1000)).stdout_bytes) == 1000
         with pytest.raises(OutputLimitExceeded) as caught:
-            await sh.run("yes", max_output_bytes=100_000, timeout=20)
+            await sh.run(line, max_output_bytes=100_000, timeout=20)
         assert caught.value.result is not None
         assert len(caught.value.result.stdout_bytes) == 100_000
         with pytest.raises(ClosedError):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
-from tests.pace import gone
+from tests.pace import gone, in_time
 
 from aioremote import (
     AddressError,
@@ -393,9 +393,9 @@ async def test_outcomes_are_gone_with_their_report(ten: Farm) -> None:
 async def test_the_window_does_not_count_against_the_timeout(ten: Farm) -> None:
     async with ten.fleet(limit=2) as fleet:
         began = time.monotonic()
-        report = await fleet.run("sleep", "0.5", timeout=2)
+        report = await fleet.run("sleep", "1", timeout=4)
     assert states(report) == {"ok": 10}
-    assert time.monotonic() - began > 2.4
+    assert time.monotonic() - began > 4.9
 
 
 async def test_an_error_of_the_function_that_is_a_timeout_stays_what_it_is(ten: Farm) -> None:
@@ -471,7 +471,7 @@ async def test_promise_93_a_cancel_in_the_middle_leaves_a_partial_report_and_no_
         await asyncio.wait({running})
         assert running.cancelled()
         await gone(mark, within=2)
-        assert time.monotonic() - began < 2.5
+        assert in_time(time.monotonic() - began, 2.5)
         assert fleet.partial is not None
         assert list(fleet.partial) == [ten.names[1], ten.names[4]]
         assert states(await fleet.run("true")) == {"ok": 10}
@@ -493,7 +493,7 @@ async def test_promise_93_on_a_real_sshd_as_root(aioremote_no_leaks: None, mark:
             running.cancel()
             await asyncio.wait({running})
             await gone(mark, within=2)
-            assert time.monotonic() - began < 2.5
+            assert in_time(time.monotonic() - began, 2.5)
             assert fleet.partial is not None
             assert len(fleet.partial) == 0
 
@@ -523,7 +523,7 @@ async def test_promise_93_ctrl_c_leaves_a_partial_report_and_no_tree(ten: Farm, 
     process.send_signal(signal.SIGINT)
     stdout, stderr = await process.communicate()
     await gone(mark, within=2)
-    assert time.monotonic() - began < 3
+    assert in_time(time.monotonic() - began, 3)
     assert (stdout.decode(), stderr.decode()) == (f"{[ten.names[4]]}\n", "")
 
 
@@ -609,7 +609,7 @@ async def test_promise_80_closing_50_live_hosts_takes_at_most_3_seconds(
                 running.cancel()
                 await asyncio.wait({running})
                 await fleet.aclose()
-            assert time.monotonic() - began < 3
+            assert in_time(time.monotonic() - began, 3)
         await gone(mark, within=2)
         await until(lambda: server.connections == 0)
 
@@ -647,7 +647,7 @@ async def test_promise_80_a_program_that_ends_with_50_live_hosts_ends_in_3_secon
         assert await process.stdout.readline() == b"up\n"
         began = time.monotonic()
         stdout, stderr = await process.communicate(b"\n")
-        assert time.monotonic() - began < 3 + 1  # and the end of the interpreter
+        assert in_time(time.monotonic() - began, 3 + 1)  # and the end of the interpreter
     assert (process.returncode, stdout.decode(), stderr.decode()) == (0, "", "")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.outpost.links import FLOOR, python_path, resident_bytes
-from tests.pace import gone
+from tests.pace import gone, in_time
 
 from aioremote import (
     ClosedError,
@@ -492,7 +492,7 @@ async def test_a_road_that_falls_silent(aioremote_sshd: Sshd, aioremote_user: Te
             error = await task
             assert isinstance(error, ConnectionLost)
             assert error.reason == "keepalive"
-            assert time.monotonic() - began < 0.9 + 0.3 + 0.5
+            assert in_time(time.monotonic() - began, 0.9 + 0.3 + 0.5)
             await gone(mark, within=3.9 - (time.monotonic() - began))
             road.cut()
 

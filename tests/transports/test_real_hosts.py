@@ -14,7 +14,7 @@ from tests.conformance.test_transfers import tree
 from aioremote import FileError, HostKeys, SshMachine
 from aioremote.testing.sshd import Sshd, create_user
 
-USER = "aioremote-strict"
+USER = f"strict-{os.getpid()}"  # of this process alone: its shell is
 ENGINES = ["sftp", "outpost", "tar"]
 
 

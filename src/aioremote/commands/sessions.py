@@ -317,13 +317,15 @@ class Session:
     async def _read(self, mark: bytes, max_bytes: int | None) -> int | None:
         def is_full() -> bool:
             full = self._is_full(max_bytes, 2 * MARK_BYTES)
-            if full and self._far is not None:
-                self._far.end()  # so that the other stream comes to its end too
+            if full:  # while one stream is held back, the other need not come to its end
+                for task in tasks:
+                    if task is not asyncio.current_task():
+                        task.cancel()
             return full
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(stream.read_until(mark, is_full)) for stream in self._streams]
-        return None if any(task.result() is None for task in tasks) else tasks[0].result()
+        return None if any(task.cancelled() or task.result() is None for task in tasks) else tasks[0].result()
 
     def _is_full(self, max_bytes: int | None, more: int) -> bool:
         return max_bytes is not None and sum(len(stream.data) for stream in self._streams) > max_bytes + more

@@ -184,7 +184,7 @@ async def test_groups_are_ended_on_request_and_at_the_end_of_input(tmp_path: Pat
 
     began = time.monotonic()
     await under_every_shell(tmp_path, check)
-    assert time.monotonic() - began < 8
+    assert in_time(time.monotonic() - began, 8)
 
 
 async def test_input_may_come_over_a_socket(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ async def test_a_tree_is_gone_a_second_after_its_timeout(make: MachineMaker, mar
         with pytest.raises(CommandTimeout):
             await machine.shell(STUBBORN, env={"MARK": mark}, timeout=0.5, pty=pty)
         await gone(mark)
-        assert time.monotonic() - began < 0.5 + 1 + SLACK_SECONDS
+        assert in_time(time.monotonic() - began, 0.5 + 1 + SLACK_SECONDS)
         assert (await machine.run("echo", "fine")).stdout == "fine\n"
 
 
@@ -488,7 +488,7 @@ async def test_without_a_guard_root_is_let_go_and_told(make: MachineMaker, mark:
         began = time.monotonic()
         with pytest.raises(CommandTimeout) as caught:
             await machine.run("sleep", "2.2", env={"MARK": mark}, timeout=0.3)
-        assert time.monotonic() - began < 2
+        assert in_time(time.monotonic() - began, 2)
         assert marked_processes(mark)
         notes = [*getattr(caught.value, "__notes__", ()), *getattr(caught.value.__cause__, "__notes__", ())]
         notes += getattr(caught.value.__context__, "__notes__", ())
@@ -526,5 +526,5 @@ async def test_the_loop_outlives_hundreds_of_commands(make: MachineMaker, mark: 
         began = time.monotonic()
         with pytest.raises(CommandTimeout):
             await machine.run("sleep", "600", env={"MARK": mark}, timeout=0.1)
-        assert time.monotonic() - began < 1
+        assert in_time(time.monotonic() - began, 1)
         await gone(mark)

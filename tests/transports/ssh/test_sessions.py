@@ -38,7 +38,7 @@ async def test_24_commands_at_once_with_the_default_limit(make: MachineMaker) ->
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(machine.run("sleep", "1")) for _ in range(24)]
-        assert time.monotonic() - began <= 5
+        assert in_time(time.monotonic() - began, 5)
         assert [task.result().returncode for task in tasks] == [0] * 24
 
 
@@ -108,7 +108,7 @@ async def test_200_timeouts_in_a_row(make: MachineMaker, mark: str) -> None:
                 await machine.run("sleep", "600", env={"MARK": mark}, timeout=0.02)
         began = time.monotonic()
         assert (await machine.run("echo", "fine")).stdout == "fine\n"
-        assert time.monotonic() - began < 1
+        assert in_time(time.monotonic() - began, 1)
         await until(lambda: not marked_processes(mark), seconds=2)
 
 
@@ -152,7 +152,7 @@ async def test_a_stopped_server_process_in_mid_command(make: MachineMaker, tmp_p
         finally:
             began = time.monotonic()
             await machine.aclose()
-            assert time.monotonic() - began <= 5
+            assert in_time(time.monotonic() - began, 5)
 
 
 @pytest.mark.parametrize("guard", ["auto", "always", "never"])
@@ -239,7 +239,7 @@ async def test_a_cancelled_command_lets_go_even_when_nothing_answers(proxy: TcpP
     began = time.monotonic()
     running.cancel()
     await asyncio.wait({running})
-    assert time.monotonic() - began < 2.5
+    assert in_time(time.monotonic() - began, 2.5)
     assert running.cancelled()
     with pytest.raises(asyncio.CancelledError) as caught:
         running.result()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.pace import in_time
 from tests.transports.ssh.conftest import MachineMaker
 from tests.transports.ssh.test_loss import Over
 
@@ -78,7 +79,7 @@ async def test_sessions_that_are_all_taken_for_long_stop_nobody(make: MachineMak
     async with make(narrow, outpost="auto") as machine, machine.start("sleep", "600") as process:
         began = time.monotonic()
         await run_many(machine, 20)
-        assert time.monotonic() - began < 1 + 2
+        assert in_time(time.monotonic() - began, 1 + 2)
         assert process.returncode is None
     await until(lambda: not narrow.session_pids())
 
@@ -119,7 +120,7 @@ async def test_trees_end_as_on_plain_channels(make: MachineMaker, narrow: Sshd, 
             await machine.shell(STUBBORN, env={"MARK": mark}, timeout=0.5)
         assert caught.value.result.stdout == "up\n"
         assert not marked_processes(mark)
-        assert time.monotonic() - began < 0.5 + 1 + 0.4
+        assert in_time(time.monotonic() - began, 0.5 + 1 + 0.4)
         async with machine.start_shell(STUBBORN, env={"MARK": mark}) as process:
             assert await process.stdout.receive() == b"up\n"
         assert not marked_processes(mark)

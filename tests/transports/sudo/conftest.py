@@ -1,5 +1,6 @@
 """Logins for which sudo behaves differently, on the session's sshd."""
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ Login = Callable[..., SshMachine]
 
 @pytest.fixture(scope="session")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where sudo logs what the test logins do."""
+    """Where sudo logs what the test logins of this process do; no other process has their names."""
     return tmp_path_factory.mktemp("sudo")
 
 
@@ -35,7 +36,7 @@ def free() -> Iterator[TestUser]:
 @pytest.fixture(scope="session")
 def logged(logs: Path) -> Iterator[TestUser]:
     """A login whose input and output sudo logs, asked for a password each time, with a lecture."""
-    with create_user("aioremote-logged", password=PASSWORD) as user:
+    with create_user(f"logged-{os.getpid()}", password=PASSWORD) as user:
         rules = f"use_pty,log_output,log_input,iolog_dir={logs}/io,timestamp_timeout=0,lecture=always"
         with sudoers(f"Defaults:{user.name} {rules}", f"{user.name} {ALL} ALL"):
             yield user
@@ -44,7 +45,7 @@ def logged(logs: Path) -> Iterator[TestUser]:
 @pytest.fixture(scope="session")
 def asked(logs: Path) -> Iterator[TestUser]:
     """A login that sudo asks for its password each time."""
-    with create_user("aioremote-asked", password=PASSWORD) as user:
+    with create_user(f"asked-{os.getpid()}", password=PASSWORD) as user:
         rules = f"timestamp_timeout=0,logfile={logs}/asked,log_year"
         with sudoers(f"Defaults:{user.name} {rules}", f"{user.name} {ALL} ALL"):
             yield user

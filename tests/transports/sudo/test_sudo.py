@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.test_running import NASTY
+from tests.pace import in_time
 from tests.sudoers import sudoers
 from tests.transports.sudo.conftest import PASSWORD, Login
 
@@ -105,7 +106,7 @@ async def test_a_wrong_password_is_sent_once(login: Login, asked: TestUser, logs
         began = time.monotonic()
         with pytest.raises(AuthenticationError, match=f"wrong password for {asked.name}") as caught:
             await root.run("touch", "/never")
-        assert time.monotonic() - began < 5
+        assert in_time(time.monotonic() - began, 5)
         assert "wrong horse" not in "".join(traceback.format_exception(caught.value))
         with pytest.raises(AuthenticationError, match="not sent again"):
             await root.run("true")
@@ -126,7 +127,7 @@ async def test_a_wrong_password_is_sent_once(login: Login, asked: TestUser, logs
     ids=["no-password", "not-in-sudoers", "other-target", "requiretty", "other-command"],
 )
 async def test_who_is_not_let_through_is_told_why(login: Login, rule: str, password: str | None, says: str) -> None:
-    with create_user("aioremote-none", password=PASSWORD) as user, sudoers(rule.format(user=user.name)):
+    with create_user(f"none-{os.getpid()}", password=PASSWORD) as user, sudoers(rule.format(user=user.name)):
         async with login(user) as m:
             with pytest.raises(AuthenticationError, match=says) as caught:
                 await m.sudo(password=password).run("true")
