@@ -633,6 +633,16 @@ async def test_exit_statuses_and_signals_are_told_apart(shell: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+async def test_one_process_stays_beside_the_program(shell: str, tmp_path: Path, records: str, mark: str) -> None:
+    async with under_shell(tmp_path, shell) as machine:
+        job = await machine.detach("sleep", "600", env={"MARK": mark}, records=records)
+        await until(lambda: len(marked_processes(mark)) == 2)
+        await job.kill()
+        assert not marked_processes(mark)
+        await job.forget()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 async def test_the_script_runs_under_every_shell(shell: str, tmp_path: Path, records: str, mark: str) -> None:
     async with under_shell(tmp_path, shell) as machine:
         await test_a_job_from_its_start_to_its_end(machine, records)

@@ -178,7 +178,7 @@ $aj_said"
 spawn)  # DIR NEW ...
  [ "$2" ] || set -m
  {
-  $2 /bin/sh -c 'eval "$1"' "$0" "$aj_text" watch "$@" 3>&1 >/dev/null
+  exec $2 /bin/sh -c 'eval "$1"' "$0" "$aj_text" watch "$@" 3>&1 >/dev/null
  } | {
   read -r aj_line
   echo "$aj_line"
