@@ -6,7 +6,9 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,8 +66,18 @@ CLIENT = """
 """
 
 
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where sockets are made in this test; its path is short enough."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("kind", ["openssh", "without a master", "command"])
-async def test_promise_73_a_killed_client_leaves_nothing(kind: str, aioremote_sshd: Sshd, mark: str) -> None:
+async def test_promise_73_a_killed_client_leaves_nothing(
+    kind: str, aioremote_sshd: Sshd, mark: str, runtime: Path
+) -> None:
     """Promise 73."""
     server = aioremote_sshd
     words = [kind, STUBBORN, mark, server.host, str(server.port), str(server.keyfile), str(server.known_hosts)]
@@ -78,6 +90,7 @@ async def test_promise_73_a_killed_client_leaves_nothing(kind: str, aioremote_ss
     client.kill()
     await client.wait()
     await until(lambda: not marked_processes(mark), seconds=2.5)
+    await until(lambda: not os.listdir(runtime))
 
 
 @pytest.mark.parametrize("kind", [{"guard": "always"}, {"master": False}], ids=["master", "no master"])
@@ -146,7 +159,9 @@ async def test_promise_79_a_body_that_raises_leaves_nothing(kind: str, make: Mak
         await machine.run("true")
 
 
-async def test_promise_79_a_machine_that_is_dropped_unclosed_warns_and_ends(make: Maker, aioremote_sshd: Sshd) -> None:
+async def test_promise_79_a_machine_that_is_dropped_unclosed_warns_and_ends(
+    make: Maker, aioremote_sshd: Sshd, runtime: Path
+) -> None:
     """Promise 79."""
     kept = [make()]
     await kept[0].run("true")
@@ -159,6 +174,7 @@ async def test_promise_79_a_machine_that_is_dropped_unclosed_warns_and_ends(make
     with pytest.warns(ResourceWarning, match="never closed"):
         drop()
     await until(lambda: not aioremote_sshd.session_pids())
+    assert not os.listdir(runtime)
 
 
 @pytest.mark.parametrize("master", [True, False])

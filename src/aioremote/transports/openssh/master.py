@@ -44,8 +44,9 @@ _GRACE_SECONDS = 1.0
 _VERSION = re.compile(r"OpenSSH_(?:for_Windows_)?(\d+)\.(\d+)")
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
-# Starts ssh and tells its process id; ends it when the input ends, which is open here and nowhere else.
+# Starts ssh and tells its process id; ends it when the input ends, which is open here and nowhere else, and removes $1.
 _KEEPER = """
+directory=$1; shift
 exec 3<&0 </dev/null
 "$@" 3<&- &
 ssh=$!
@@ -55,6 +56,7 @@ watch=$!
 exec 3<&-
 wait "$ssh"; status=$?
 kill "$watch" 2>/dev/null
+rm -rf "$directory"
 exit "$status"
 """
 _PINNED = """#!/bin/sh
@@ -191,7 +193,7 @@ class Master:
         self._pipes = [PipeReader(told, self._hear, self._over), PipeReader(said, self._keep, _nothing)]
         try:
             self._process = await asyncio.create_subprocess_exec(
-                "/bin/sh", "-c", _KEEPER, "ssh-master", *arguments,
+                "/bin/sh", "-c", _KEEPER, "ssh-master", self.directory, *arguments,
                 stdin=leash_far, stdout=told_far, stderr=said_far, env=environment, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
@@ -248,6 +250,7 @@ class Master:
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def write_pins(directory: str, fingerprints: tuple[str, ...]) -> None:
