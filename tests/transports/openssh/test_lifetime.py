@@ -68,9 +68,10 @@ CLIENT = """
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where sockets are made in this test; its path is short enough."""
+    """Where sockets and pipes are made in this test; its path is short enough."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+            monkeypatch.setenv(name, folder)
         yield Path(folder)
 
 

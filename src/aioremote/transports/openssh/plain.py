@@ -168,10 +168,10 @@ class _Ssh(LocalTransport):
 
 
 class _Road:
-    """What one ssh says and asks, in a private directory as long as it runs.
+    """What one ssh says and asks, in a private directory until it has logged in.
 
     Attributes:
-        directory: 0700; removed with it.
+        directory: 0700.
     """
 
     def __init__(self, address: Address, settings: OpenSshSettings, owner: Owner) -> None:
@@ -209,8 +209,9 @@ class _Road:
 
     def _hear(self, data: bytes) -> None:
         self._said = (self._said + data)[-_SAID_BYTES:]
-        if not self._is_up:
-            self._is_up = _AUTHENTICATED in self._said
+        if not self._is_up and _AUTHENTICATED in self._said:
+            self._is_up = True
+            shutil.rmtree(self.directory, ignore_errors=True)  # what ssh needs of it, it has open
         if not self._answered.done():
             if _CONNECTED in self._said:
                 self._answered.set_result(True)
