@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 import anyio
 from anyio.abc import ByteSendStream
 
+from aioremote._core.draining import AGAIN_SECONDS, DRAIN_SECONDS, Drain
 from aioremote._core.engines import check_engine
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.pieces import carry_file
@@ -40,7 +41,7 @@ __all__ = ["LocalTransport"]
 GRACE_SECONDS = 0.5  # between TERM and KILL
 CANCEL_SECONDS = 2.0
 WIDE_PIPE_BYTES = 1024 * 1024  # Source: the default of /proc/sys/fs/pipe-max-size
-DRAIN_SECONDS = 0.5  # for output that another process holds open after the command's own end
+_LOOKS = 1000  # at output that keeps coming: more than there can be in full pipes
 
 
 class _Input(ByteSendStream):
@@ -86,6 +87,8 @@ class _Process(asyncio.SubprocessProtocol, FarProcess):
         self.stdin_closed = False
         self._owner = owner
         self._narrow = {0, 1, 2}  # pipes that have not been widened
+        self._late_bytes = 0  # of output that has come after the process's end
+        self._drain = Drain(2 * WIDE_PIPE_BYTES, most_looks=_LOOKS)
         self._open_pipes = {1} if on_terminal else {1, 2}
         self._ended = asyncio.Event()  # of the process
         self._finished = asyncio.Event()  # of the process and of its output
@@ -103,6 +106,8 @@ class _Process(asyncio.SubprocessProtocol, FarProcess):
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if len(data) >= CHUNK_BYTES:
             self._widen(fd)
+        if self.status is not None:
+            self._late_bytes += len(data)
         feed = self._out if fd == 1 else self._err
         if feed is not None:
             feed.feed(data)
@@ -151,11 +156,16 @@ class _Process(asyncio.SubprocessProtocol, FarProcess):
                 self.terminal.close()
 
     def _stop_draining(self) -> None:
-        if self._open_pipes and self._reader_is_slow():
-            asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._stop_draining)
-        elif self._open_pipes:
+        """Give up the output that another process still holds open."""
+        if not self._open_pipes:
+            return
+        slow = self._reader_is_slow()
+        if self._drain.is_over(self._late_bytes, slow=slow):
             self.output_held = True
             self._release_pipes()
+        else:
+            pause = DRAIN_SECONDS if slow else AGAIN_SECONDS
+            asyncio.get_running_loop().call_later(pause, self._stop_draining)
 
     def _reader_is_slow(self) -> bool:
         """Whether it is our own reader that is slow, so that the end of output cannot be known yet."""

@@ -23,6 +23,7 @@ READ_BYTES = 65536
 WIDE_BYTES = 1048576  # Source: the default of /proc/sys/fs/pipe-max-size
 READ_WIDE_BYTES = 262144
 SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ; fcntl has the name from Python 3.10 on. Source: linux/fcntl.h
+_COUNT = struct.Struct("i")
 END_OF_INPUT = b"\x04"  # what ends the input of a program on a terminal
 
 
@@ -77,6 +78,15 @@ class Output(object):
         for _ in (1, 2):
             if self._fd >= 0:
                 self._read(0)
+
+    def waiting(self) -> "int":
+        """Return how many bytes can be read now."""
+        if self._fd < 0:
+            return 0
+        try:
+            return int(_COUNT.unpack(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(_COUNT.size)))[0])
+        except OSError:
+            return 0
 
     def _read(self, _: "int") -> "None":
         try:

@@ -49,6 +49,7 @@ class Process(Handler):
         self._planned = False
         self._held = False  # the near end is slow
         self._status: "int | None" = None
+        self._unread = 0  # bytes that the program has left behind
         self._ending = False
         self._drain = False  # something else holds the output open, and is not waited for
         self._wanted = True  # by the near end
@@ -196,12 +197,13 @@ class Process(Handler):
         if not self._held:
             for output in list(self._outputs.values()):
                 output.read_rest()
+        self._unread = sum([output.waiting() for output in self._outputs.values()])
         if self._outputs and not self._ending:
             self._outpost.later(DRAIN_SECONDS, self._stop_draining)
         self._plan()
 
     def _stop_draining(self) -> "None":
-        if self._outputs and self._held and self._wanted:
+        if self._outputs and self._wanted and (self._held or self._unread > 0):
             self._outpost.later(DRAIN_SECONDS, self._stop_draining)
         elif self._outputs:
             self._drain = True
@@ -218,6 +220,7 @@ class Process(Handler):
     def _take(self, which: "bytes", data: "bytes") -> "None":
         """Take what an output brought, b"" at its end."""
         if data:
+            self._unread -= len(data)
             self._pieces.append((which, data))
         else:
             self._outputs.pop(which).close()

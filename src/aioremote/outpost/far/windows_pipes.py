@@ -94,6 +94,10 @@ class Output(object):
         while self._read():
             pass
 
+    def waiting(self) -> "int":
+        """Return how many bytes can be read now."""
+        return 0 if self._over else max(0, self._end.count())
+
     def close(self) -> "None":
         """Read nothing more."""
         self._over = True

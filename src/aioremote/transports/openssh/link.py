@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from aioremote._core.deadline import Reminders
+from aioremote._core.draining import DRAIN_SECONDS
 from aioremote._core.lifetime import Owner, bounded_cleanup
 from aioremote._core.limits import SessionLimit, refusal_pauses
 from aioremote.errors import ClosedError, ConnectionLost, RemoteError, UnsupportedError
@@ -47,7 +48,6 @@ class Dependent(Protocol):
 
 T = TypeVar("T")
 CLOSE_SECONDS = 2.0
-_DRAIN_SECONDS = 0.5
 _ENDS_WITHIN_SECONDS = 1.4  # all processes, counted from the beginning of a close
 
 
@@ -87,7 +87,7 @@ class Link(GuardHome):
         self.on_loss: Callable[[], None] | None = None
         self.watch: Watch = quick_watch()
         self.pipes: PipePool = PipePool(self.watch)
-        self.draining: Reminders = Reminders(_DRAIN_SECONDS)
+        self.draining: Reminders = Reminders(DRAIN_SECONDS)
         self._settings = settings
         self._owner = Owner(f"openssh to {host}")
         self._processes: set[MuxProcess] = set()

@@ -37,9 +37,11 @@ class PipeReader:
         far: the writing end, where that stays here too: then the end comes when nobody else has it after `let_end`.
         watch: tells of bytes; None has the loop do it.
 
+    Attributes:
+        read_bytes: that the loop has read so far.
     """
 
-    __slots__ = ("_ended", "_far", "_fd", "_held", "_received", "_watch", "_wide")
+    __slots__ = ("_ended", "_far", "_fd", "_held", "_received", "_watch", "_wide", "read_bytes")
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class PipeReader:
         watch: Watch | None = None,
     ) -> None:
         os.set_blocking(fd, False)
+        self.read_bytes: int = 0
         self._far = far
         self._fd: int | None = fd
         self._received: Callable[[bytes], None] | None = received
@@ -119,6 +122,7 @@ class PipeReader:
         if len(data) == _CHUNK_BYTES and not self._wide:
             self._wide = True
             wide_pipe(self._fd)
+        self.read_bytes += len(data)
         self._received(data)
 
     def hold(self, *, held: bool) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import ByteSendStream
 
+from aioremote._core.draining import DRAIN_SECONDS, Drain
 from aioremote._core.quoting import Announcement, command_line
 from aioremote._core.streams import FarInput, Feed
 from aioremote.errors import ClosedError, ConnectionLost, UnsupportedError, file_error
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["MuxProcess"]
 
 OPEN_SECONDS = 2.0  # that an end waits for the server's answer; a control connection must not be closed before it
+_LATE_BYTES = 4 * 1024 * 1024  # of output that may be a command's own after its end: two windows of OpenSSH's
+_LOOKS = 60  # at output that keeps coming then
 _END_OF_INPUT = b"\x04"  # what ends the input of a program on a terminal
 _UNKNOWN_SIGNAL = "UNKNOWN"
 _SIGNALS = {name.removeprefix("SIG"): number for name, number in signal.Signals.__members__.items()}
@@ -82,6 +85,9 @@ class MuxProcess(FarProcess):
         self._ended_at = float("inf")
         self._ending = False
         self._lost_output = False
+        self._ordered_at = self._opening_seconds = 0.0
+        self._drain: Drain | None = None
+        self._earlier_bytes = 0
         self._done = False
 
     @property
@@ -123,6 +129,7 @@ class MuxProcess(FarProcess):
             control.close()
             raise
         self._is_ordered = True
+        self._ordered_at = asyncio.get_running_loop().time()
         return True
 
     async def _wait_answered(self) -> None:
@@ -163,6 +170,7 @@ class MuxProcess(FarProcess):
             self._exit(ExitStatus(reply.number))
         elif reply.kind is Kind.SESSION_OPENED:
             self.is_open = True
+            self._opening_seconds = asyncio.get_running_loop().time() - self._ordered_at
             self.slot.confirm()
             if self._terminal is not None:
                 self._prepare_terminal(self._terminal)
@@ -293,7 +301,12 @@ class MuxProcess(FarProcess):
         """Give up the output where the program has ended and another process still holds it open."""
         if self._done:
             return
-        if any(feed is not None and feed.holding for feed in (self._out, self._err)):  # it is the reader who is slow
+        count = sum(pipe.read_bytes for _, pipe in self._outputs)
+        if self._drain is None:
+            quiet = 2 + int(self._opening_seconds / DRAIN_SECONDS)  # what was on its way has come meanwhile
+            self._drain, self._earlier_bytes = Drain(_LATE_BYTES, most_looks=_LOOKS, quiet_looks=quiet), count
+        slow = any(feed is not None and feed.holding for feed in (self._out, self._err))
+        if not self._drain.is_over(count - self._earlier_bytes, slow=slow):
             self._link.draining.add(self._stop_draining)
             return
         self.output_held = True

@@ -19,6 +19,7 @@ import anyio
 import asyncssh
 from anyio.abc import ByteSendStream
 
+from aioremote._core.draining import AGAIN_SECONDS, DRAIN_SECONDS, Drain
 from aioremote._core.quoting import MAX_NOISE_BYTES, Announcement, command_line
 from aioremote._core.streams import FarInput, Feed
 from aioremote.errors import ClosedError, ConnectionLost, RemoteError, UnsupportedError, file_error
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SshProcess"]
 
-DRAIN_SECONDS = 0.5  # for output that another process holds open after the command's own end
-DRAIN_MOST_SECONDS = 30.0  # for output that keeps coming then
+_LATE_BYTES = 2 * WINDOW_BYTES  # of output that may be the command's own after its end
+_LOOKS = 60  # at output that keeps coming then
+_ANSWER_SECONDS = 10.0  # for a server to answer whether there is more
 PACKET_BYTES = 64 * 1024
 END_OF_INPUT = b"\x04"  # what ends the input of a program on a terminal
 _SIGNALS = {name.removeprefix("SIG"): number for name, number in signal.Signals.__members__.items()}
@@ -83,7 +85,7 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
         self._at_line_start = True
         self._whole = False  # whether all of the output has come
         self._drained_bytes = 0
-        self._drain_since = 0.0
+        self._drain = Drain(_LATE_BYTES, most_looks=_LOOKS)
         self._drain_timer: asyncio.TimerHandle | None = None
         self._registration: Registration | None = None
         self._ending = False
@@ -273,30 +275,35 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
         self._exited = True
         self._forget()
         self._release_writer()
-        loop = asyncio.get_running_loop()
-        self._drain_since = loop.time()
-        self._drain_timer = loop.call_later(DRAIN_SECONDS, self._stop_draining, 0)
+        self._look_later(DRAIN_SECONDS)
 
-    def _stop_draining(self, seen_bytes: int) -> None:
+    def _look_later(self, seconds: float) -> None:
+        self._drain_timer = asyncio.get_running_loop().call_later(seconds, self._stop_draining)
+
+    def _stop_draining(self) -> None:
         """Close the channel where the program has ended and another process still holds its output open.
 
         As long as output comes in it may be the program's own on a slow link, of which a window can be on the way.
         """
         if self._done:
             return
-        loop = asyncio.get_running_loop()
-        coming = (
-            seen_bytes < self._drained_bytes < WINDOW_BYTES and loop.time() - self._drain_since < DRAIN_MOST_SECONDS
-        )
-        if coming:
-            self._drain_timer = loop.call_later(DRAIN_SECONDS, self._stop_draining, self._drained_bytes)
-            return
-        if self._out.holding or (self._err is not None and self._err.holding):
-            self._drain_timer = loop.call_later(DRAIN_SECONDS, self._stop_draining, self._drained_bytes)
-            return
-        self.output_held = True
-        self._finish()
-        self.close_channel()
+        slow = self._out.holding or (self._err is not None and self._err.holding)
+        if self._drain.is_over(self._drained_bytes, slow=slow):
+            self.output_held = True
+            self._finish()
+            self.close_channel()
+        elif self._drain.is_quiet:
+            self._link.spawn(self._ask_for_more(self._drain), "rest of an output")
+        else:
+            self._look_later(DRAIN_SECONDS)
+
+    async def _ask_for_more(self, drain: Drain) -> None:
+        """Wait for the server's answer to something else: what it had of the output comes before that."""
+        with suppress(RemoteError, TimeoutError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._link.ping()
+        if self._drain is drain and not self._done:
+            self._look_later(AGAIN_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed, confirmed by the server, or the connection is gone."""
@@ -331,6 +338,7 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
         """Order the same program by a line that every shell understands; the complaint is dropped."""
         self._announcement, self._early_errors = Announcement(self._link.nonce), None
         self.status, self._exited, self._whole, self._drained_bytes = None, False, False, 0
+        self._drain = Drain(_LATE_BYTES, most_looks=_LOOKS)
         if self._drain_timer is not None:
             self._drain_timer.cancel()
         try:
