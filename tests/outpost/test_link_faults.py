@@ -23,7 +23,7 @@ from aioremote.types import ProcessSpec
 
 MIB = 2**20
 MB = 10**6
-INTERVAL = 0.3
+INTERVAL = 1.0  # a test that shares its cores is late by tenths of a second
 COUNT = 3
 
 
@@ -49,7 +49,7 @@ async def test_a_black_hole_is_a_loss_within_the_keepalive_time_for_every_channe
         assert took > INTERVAL * (COUNT - 1)
         assert in_time(took, INTERVAL * COUNT * 1.1 + 0.05)
         await waiting.done.wait()
-        assert "nothing came for 0.9 s" in waiting.lost
+        assert f"nothing came for {INTERVAL * COUNT:g} s" in waiting.lost
         await end.wait()
         assert in_time(time.monotonic() - began, INTERVAL * COUNT + 2)
 

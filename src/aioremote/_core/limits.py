@@ -76,6 +76,11 @@ class SessionLimit:
         self.on_shortage: Callable[[], None] | None = None
         self._waiting: dict[bool, deque[asyncio.Future[None]]] = {True: deque(), False: deque()}  # by `reserved`
 
+    @property
+    def is_short(self) -> bool:
+        """Whether somebody waits for a slot."""
+        return any(not place.done() for waiting in self._waiting.values() for place in waiting)
+
     def _free(self, *, reserved: bool) -> bool:
         if self.maximum is None:
             return True

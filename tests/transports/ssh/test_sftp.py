@@ -217,6 +217,21 @@ async def test_one_session_is_shared_by_commands_and_files(make: MachineMaker, t
                     group.create_task(machine.path(str(tmp_path / "0")).read_text())
 
 
+async def test_who_wants_the_session_while_it_opens_gets_it_afterwards(make: MachineMaker, tmp_path: Path) -> None:
+    """Nobody asks again: the session for files has to remember that it is waited for."""
+    (tmp_path / "a").write_text("x")
+    with Sshd(max_sessions=1) as server:
+        async with make(server, max_sessions=1) as machine, asyncio.timeout(20):
+            await machine.run("true")
+            await asyncio.sleep(0.1)
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(machine.path(str(tmp_path / "a")).read_text())
+                for _ in range(5):  # it has its slot then, and no answer yet
+                    await asyncio.sleep(0)
+                assert await machine.run("true")
+            assert reading.result() == "x"
+
+
 async def test_many_tasks_share_one_session(make: MachineMaker, tmp_path: Path) -> None:
     """At most one sftp session a connection, however many ask at once."""
     async with EmbeddedServer() as server, make(server, user="root") as machine:

@@ -182,6 +182,8 @@ class SftpSession:
             if client is not None:
                 self._client, self._wanted = client, False
                 self._link.spawn(self._watch(client, slot), "wait for the end of the sftp session")
+                if self._link.sessions.is_short:
+                    self._give_way()
                 if self.debris:
                     self._link.spawn(self._remove_debris(client), "remove what a lost session has left")
                 return client
