@@ -41,6 +41,7 @@ __all__ = ["MuxProcess"]
 OPEN_SECONDS = 2.0  # that an end waits for the server's answer; a control connection must not be closed before it
 _LATE_BYTES = 4 * 1024 * 1024  # of output that may be a command's own after its end: two windows of OpenSSH's
 _LOOKS = 60  # at output that keeps coming then
+_MORE_LOOKS = 6  # by how long the session took to open
 _END_OF_INPUT = b"\x04"  # what ends the input of a program on a terminal
 _UNKNOWN_SIGNAL = "UNKNOWN"
 _SIGNALS = {name.removeprefix("SIG"): number for name, number in signal.Signals.__members__.items()}
@@ -303,7 +304,7 @@ class MuxProcess(FarProcess):
             return
         count = sum(pipe.read_bytes for _, pipe in self._outputs)
         if self._drain is None:
-            quiet = 2 + int(self._opening_seconds / DRAIN_SECONDS)  # what was on its way has come meanwhile
+            quiet = 2 + min(_MORE_LOOKS, int(self._opening_seconds / DRAIN_SECONDS))  # a long road takes longer
             self._drain, self._earlier_bytes = Drain(_LATE_BYTES, most_looks=_LOOKS, quiet_looks=quiet), count
         slow = any(feed is not None and feed.holding for feed in (self._out, self._err))
         if not self._drain.is_over(count - self._earlier_bytes, slow=slow):

@@ -292,14 +292,14 @@ class SshProcess(asyncssh.SSHClientSession[bytes], FarProcess):
             self.output_held = True
             self._finish()
             self.close_channel()
-        elif self._drain.is_quiet:
+        elif self._drain.is_quiet and not self._link.parting:
             self._link.spawn(self._ask_for_more(self._drain), "rest of an output")
         else:
             self._look_later(DRAIN_SECONDS)
 
     async def _ask_for_more(self, drain: Drain) -> None:
         """Wait for the server's answer to something else: what it had of the output comes before that."""
-        with suppress(RemoteError, TimeoutError):
+        with suppress(RemoteError, asyncssh.Error, OSError):
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self._link.ping()
         if self._drain is drain and not self._done:
