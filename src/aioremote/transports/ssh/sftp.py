@@ -241,6 +241,7 @@ class SftpSession:
         self._wanted = client is not None
         if client is not None and not self._users:
             self._client, self._wanted = None, False
+            self._opening = None  # whose waiters were cancelled, where it still stands
             client.exit()
 
     async def _remove_debris(self, client: asyncssh.SFTPClient) -> None:
